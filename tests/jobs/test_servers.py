@@ -150,6 +150,46 @@ def test_workers_that_are_lost_again_and_again(executor: ServerExecutor, tmp_pat
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("on_loss", ["restart", "fail"])
+def test_a_server_that_has_lost_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_loss: str
+) -> None:
+    """No server has the program any more: it begins again, also if the first answer is lost."""
+    monkeypatch.setattr(server_execution, "GONE_SECONDS", 0.1)
+    monkeypatch.setattr(server_execution, "ABSENT_SECONDS", 0.1)
+    (tmp_path / "node").mkdir()
+    here = Here(tmp_path / "node")
+    deaf: list[str] = []
+
+    class Deaf(Losing):
+        def submit(self, *values: Any, **named: Any) -> Any:
+            deaf.append("once more")
+            if len(deaf) == 2:
+                raise NodeAway("the connection was lost")
+            return self._node.submit(*values, **named)
+
+    with ServerExecutor(tmp_path / "shared", Deaf, [here.address]) as executor:
+        executor.start(until_stopped(tmp_path, "a", slow=1000, on_loss=on_loss))
+        until(lambda: written(executor, "a"))
+        (program,) = here.supervisor.programs()
+        here.supervisor.programs = list  # type: ignore[method-assign, assignment]
+        until(lambda: executor._servers.heard("job.a") is None)
+        program.kill("the folder is lost")
+        until(lambda: executor.describe("a").losses == 1)
+        del here.supervisor.programs
+        if on_loss == "fail":
+            assert "any more" in executor.wait("a", 60).error
+        else:
+            until(lambda: len(deaf) >= 3)
+            until(lambda: [one.standing for one in here.node.ps()] == ["killed", "running"])
+            (executor.folder / "a" / "results" / "out" / "stop").touch()
+            assert executor.wait("a", 60).error == ""
+            log = b"".join(one.data for one in executor.logs("a") if isinstance(one, LogFrame))
+            assert log and log == numbers(len(log) // 8)
+    here.end()
+
+
+@pytest.mark.full
 def test_held_output_is_shown_when_a_save_point_has_it(
     executor: ServerExecutor, tmp_path: Path
 ) -> None:

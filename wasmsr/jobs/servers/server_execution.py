@@ -44,6 +44,10 @@ TAKEN_TRIES: Final = 10
 ABSENT_SECONDS: Final = 5.0
 """How long no server may show a program that one may have taken, until it is sent again."""
 
+GONE_SECONDS: Final = 35.0
+"""The same of one that was seen there. A server that was started again with another folder has
+workers of the old one left, which end after 30 s if no supervisor comes for them."""
+
 LOST: Final = ("resumable", "lost")
 """What a node says of a program whose worker is gone, with a save point and without."""
 
@@ -69,6 +73,8 @@ class ServerExecution(EndingExecution):
         self._paused_since = 0.0
         self._losses, self._tries, self._saved = 0, 0, -1
         self._told, self._seen, self._absent = "", False, 0.0
+        self._program = ""
+        """The id of its program that was seen last."""
         self._noted = ServerNote(self._began)
         self._thread: threading.Thread | None = None
 
@@ -198,9 +204,9 @@ class ServerExecution(EndingExecution):
             try:
                 place = self._servers.find(self.name, self._noted.replaced)
                 if place is None:
-                    self._is_nowhere()
+                    self._is_nowhere(copy)
                     continue
-                self._is_seen()
+                self._is_seen(place[1].program)
                 self._is_at(place[0])
                 found = place[1]
                 if copy.copy(self.server, found.program, lambda: self._left):
@@ -225,36 +231,50 @@ class ServerExecution(EndingExecution):
             pause = min(2 * pause, AGAIN_SECONDS)
         return None
 
-    def _is_seen(self) -> None:
-        self._seen, self._absent = True, 0.0
+    def _is_seen(self, program: str) -> None:
+        self._program, self._seen, self._absent = program, True, 0.0
         if not self._noted.seen:
             self._noted = replace(self._noted, seen=True)
             self._noted.write(self.folder)
 
-    def _is_nowhere(self) -> None:
-        """Have a server run a program that none has taken; all have been asked.
+    def _is_nowhere(self, copy: OutputCopy) -> None:
+        """Have a server run a program that none has taken, or has any more; all have been asked.
 
-        The answer of the one to which it was sent did not come. It may have the question still
-        before it when it is there again, so it has some seconds to show the program. It is the one
-        that is asked again: so there is never one on two servers.
+        If none has taken it, the answer of the one to which it was sent did not come. It may have
+        the question still before it when it is there again, so it has some seconds to show the
+        program. It is the one that is asked again: so there is never one on two servers.
+
+        A server that had it and has it no more has lost its folder, or was given a new one. Then
+        `on_loss` decides. Of a leased program the register says what becomes of it.
 
         Raises:
-            JobError: ExecutionNotFound; one had the program, and none has it any more.
+            JobError: ExecutionNotFound; one had the program, and it may not begin again.
             WasmsrError: The server does not take it.
             OSError: The module cannot be read.
         """
-        if self._seen:
-            raise JobError("ExecutionNotFound", f"no server has the execution {printable(self.id)}")
         now = time.monotonic()
         self._absent = self._absent or now
-        if now - self._absent < ABSENT_SECONDS:
+        if now - self._absent < (GONE_SECONDS if self._seen else ABSENT_SECONDS):
             time.sleep(AGAIN_SECONDS)
         elif self._cancelled:  # and it is not sent any more
             self._left = True
             self._settle("cancelled", *self._manner.cancelled)
+        elif self._seen:
+            self._is_gone(copy)
         else:
             self._absent = 0.0
             self._submit()
+
+    def _is_gone(self, copy: OutputCopy) -> None:
+        """Begin a program again that no server has any more, if it may. Raises as `_is_nowhere`."""
+        sentence = f"no server has the execution {printable(self.id)} any more"
+        if self._lease is None:
+            self._losses, self._tries, self._saved = self._losses + 1, self._tries + 1, -1
+            self._note("worker-lost", self.id, how=sentence)
+            if self.prepared.request.on_loss != "fail" and self._tries <= LOSSES:
+                self._begin_again(self._program, copy)
+                return
+        raise JobError("ExecutionNotFound", sentence)
 
     def _is_at(self, server: str) -> None:
         with self._lock:
@@ -319,7 +339,10 @@ class ServerExecution(EndingExecution):
 
     def _begin_again(self, program: str, copy: OutputCopy) -> None:
         """Begin it from its beginning, where it was lost. Raises WasmsrError or OSError."""
-        self._noted = replace(self._noted, replaced=(*self._noted.replaced, program))
+        replaced = (*self._noted.replaced, *([program] if program else []))
+        # If the answer of the server does not come, the new one is looked for as the first one was.
+        self._seen, self._absent = False, 0.0
+        self._noted = replace(self._noted, replaced=replaced, seen=False)
         self._noted.write(self.folder)  # before it is begun: the old one counts no more
         copy.begin_again()
         for output, _ in self.prepared.files.outputs:
