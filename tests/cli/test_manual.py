@@ -76,7 +76,7 @@ def commands(text: str) -> list[list[str]]:
 ELSEWHERE = (
     *("remote", "node", "submit", "ps", "logs", "pause", "resume", "checkpoint", "kill"),
     *("migrate", "drain", "adopt", "health", "orchestrator", "fleet", "memory", "worker", "mcp"),
-    "sandbox",
+    *("sandbox", "kernel"),
 )
 """Commands that need another process or the guest, and are typed in other tests."""
 

@@ -30,7 +30,7 @@ LEVELS = (
     ("migrate",),
     ("node",),
     ("jobs", "fleet", "elements", "sandbox"),
-    ("rpc", "mqtt", "http", "ssh", "mcp"),
+    ("rpc", "mqtt", "http", "ssh", "mcp", "kernel"),
     ("cli",),
 )
 """The order of the rooms: a room imports from itself and from the levels before its own.
@@ -54,6 +54,8 @@ ONLY_IN = {
     "cryptography": {"node", "snapshot"},
     "fsspec": {"snapshot.store", "jobs"},
     **{name: {"mcp"} for name in ("mcp", "mcp_types", "starlette", "uvicorn")},
+    **{name: {"kernel"} for name in ("jupyter_core", "traitlets")},
+    **{name: {"kernel", "cli"} for name in ("jupyter_client", "zmq")},
     "anyio": {"mcp", "cli"},
     "jsonschema": {"fleet", "jobs"},
     "wasmtime": {"interp"},

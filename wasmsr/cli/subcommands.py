@@ -43,6 +43,10 @@ COMMANDS = {
         "prepare Python sandboxes, so that they start fast",
     ),
     "mcp": ("wasmsr.cli.sandboxes.mcp", "serve Python sandboxes to language models"),
+    "kernel": (
+        "wasmsr.cli.sandboxes.kernel",
+        "give Jupyter a kernel that can be saved and rewound",
+    ),
     "worker": ("wasmsr.cli.fleet.worker", "run modules for a manager of the Silverline tools"),
     "orchestrator": ("wasmsr.cli.fleet.orchestrator", "say what runs where in a fleet of devices"),
 }

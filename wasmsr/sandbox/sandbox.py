@@ -191,15 +191,25 @@ class Sandbox:
         """Stop the call that runs, in the middle: `run` returns, and `resume` goes on with it."""
         self._stop("interrupt")
 
-    def cancel(self) -> None:
-        """End the call that runs or is interrupted, by a KeyboardInterrupt inside."""
+    def cancel(self, *, gently: bool = False) -> SandboxResult | None:
+        """End the call that runs or is interrupted, by a KeyboardInterrupt inside.
+
+        Args:
+            gently: Whether code may catch it and go on; otherwise a call that does not end soon is
+                undone.
+
+        Returns:
+            What came of a call that was interrupted; of a call that runs, `run` returns it.
+        """
+        why = "raise" if gently else "cancel"
         if self._busy.locked():
-            self._stop("cancel")
-            return
+            self._stop(why)
+            return None
         with self._used():
-            if self._call is not None:
-                self._wanted = "cancel"
-                self._drive(self._call, None)
+            if self._call is None:
+                return None
+            self._wanted = why
+            return self._drive(self._call, None)
 
     def deliver(self, id: str, value: Any) -> None:
         """Give a pending tool call its result, once; `resume` goes on.
@@ -493,6 +503,8 @@ class Sandbox:
         wanted, self._wanted = self._wanted, None
         if wanted == "interrupt":
             return call.result("interrupted")
+        if wanted == "raise" and call.ending is None:
+            return None if self._raise(call) else self._end(call, "cancel")
         if wanted is not None:
             return self._end(call, wanted)
         if isinstance(outcome, Paused) and outcome.reason == "fuel":
@@ -505,15 +517,19 @@ class Sandbox:
             self._machine.mailbox.hung_up = True  # the code itself reads standard input
         return None
 
+    def _raise(self, call: PendingCall) -> bool:
+        """Raise a KeyboardInterrupt in the guest; return whether it was told."""
+        if call.question is not None and self._machine.mailbox.hungry:
+            self._answer(str(call.question.get("id")), failure="cancelled")
+            return True
+        return interrupts.interrupt(self._machine.store, self._machine.about, "none")
+
     def _end(self, call: PendingCall, why: str) -> SandboxResult | None:
         """End a call: at first by an interrupt, and then by going back to where it began."""
         if call.ending is None:
             call.ending = why
             self._stop_after(_GRACE_SECONDS, why)
-            if call.question is not None and self._machine.mailbox.hungry:
-                self._answer(str(call.question.get("id")), failure="cancelled")
-                return None
-            if interrupts.interrupt(self._machine.store, self._machine.about, "none"):
+            if self._raise(call):
                 return None
         if call.ending == "cancel":
             failure = SandboxFailure("KeyboardInterrupt", "the call did not end, and was undone")

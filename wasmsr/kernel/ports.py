@@ -1,0 +1,142 @@
+"""The five ports of a kernel, by which Jupyter clients speak to it.
+
+Source: "Messaging in Jupyter", protocol version 5.3, with the sessions of jupyter_client.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import zmq
+from jupyter_client.session import Session
+
+from wasmsr.kernel.settings import ConnectionFile
+from wasmsr.kernel.wire import KernelError
+
+LONGEST = 64 << 20
+"""Bytes of one part of a client's message; a client that sends more is cut off."""
+_log = logging.getLogger(__name__)
+_KINDS = {
+    "shell": zmq.ROUTER,
+    "control": zmq.ROUTER,
+    "stdin": zmq.ROUTER,
+    "iopub": zmq.XPUB,
+    "hb": zmq.ROUTER,
+}
+
+
+@dataclass(frozen=True)
+class ClientMessage:
+    """A message of a client whose signature is right.
+
+    Attributes:
+        kind: Its `msg_type`.
+        header, content: As the protocol says.
+        idents: The client, for the reply.
+    """
+
+    kind: str
+    header: dict[str, Any]
+    content: dict[str, Any]
+    idents: list[bytes]
+
+
+class ClientPorts:
+    """The sockets of a kernel.
+
+    Args:
+        connection: Where they are.
+
+    Raises:
+        KernelError: One of them is in use, or the signature's scheme is not known.
+    """
+
+    def __init__(self, connection: ConnectionFile) -> None:
+        try:
+            self.session = Session(
+                key=connection.key, signature_scheme=connection.scheme, username="kernel"
+            )
+        except Exception as error:
+            raise KernelError(f"the scheme {connection.scheme!r} cannot be used") from error
+        self._context = zmq.Context()
+        self.sockets: dict[str, Any] = {}
+        for name, kind in _KINDS.items():
+            made = self.sockets[name] = self._context.socket(kind)
+            made.setsockopt(zmq.LINGER, 1000)
+            made.setsockopt(zmq.MAXMSGSIZE, LONGEST)
+            made.setsockopt(zmq.SNDHWM, 0)  # what a notebook shows is not thrown away
+            if kind == zmq.ROUTER:
+                made.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that connects again
+            try:
+                made.bind(connection.addresses[name])
+            except zmq.ZMQError as error:
+                self.close()
+                raise KernelError(
+                    f"the port {connection.addresses[name]} cannot be opened: {error}"
+                ) from error
+
+    def receive(self, name: str) -> ClientMessage | None:
+        """Return the next message of a port; None if there is none, or none that is right."""
+        try:
+            parts = self.sockets[name].recv_multipart(zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return None
+        try:
+            idents, rest = self.session.feed_identities(parts)
+            if len(rest) < 5:
+                raise ValueError("it has too few parts")
+            message = self.session.deserialize(rest)
+            header, content = message["header"], message["content"]
+            kind = message["msg_type"]
+            if not isinstance(content, dict) or not isinstance(kind, str):
+                raise ValueError("its content is no object, or its type no string")
+        except Exception as error:  # noqa: BLE001 (strangers can send anything)
+            _log.warning("a message on the %s port was dropped: %.200s", name, error)
+            return None
+        return ClientMessage(kind, header, content, idents)
+
+    def echo(self) -> None:
+        """Answer the heartbeats that are there."""
+        while True:
+            try:
+                self.sockets["hb"].send_multipart(self.sockets["hb"].recv_multipart(zmq.NOBLOCK))
+            except zmq.ZMQError:
+                return
+
+    def publish(
+        self,
+        kind: str,
+        content: dict[str, Any],
+        parent: dict[str, Any] | None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """Tell all clients something.
+
+        Args:
+            kind: The type of the message.
+            content: Its content.
+            parent: The header of the request that it belongs to.
+            metadata: Its metadata.
+        """
+        self.session.send(
+            self.sockets["iopub"],
+            kind,
+            content,
+            parent={} if parent is None else {"header": parent},
+            ident=kind.encode(),
+            metadata=metadata,
+        )
+
+    def reply(self, name: str, kind: str, content: dict[str, Any], to: ClientMessage) -> None:
+        """Answer, or ask, one client through a port."""
+        self.session.send(
+            self.sockets[name], kind, content, parent={"header": to.header}, ident=to.idents
+        )
+
+    def close(self) -> None:
+        """Close all of them, after what was said is sent."""
+        for one in self.sockets.values():
+            one.close()
+        self._context.term()

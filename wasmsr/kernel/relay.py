@@ -1,0 +1,396 @@
+"""The process that a Jupyter client knows: it owns the ports, and gives requests to its worker.
+
+It computes nothing, so it answers heartbeats and interrupts while a cell runs. Requests of the
+shell port are answered one after the other, in their order.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from typing import Any
+
+import zmq
+
+from wasmsr import __version__
+from wasmsr.kernel.ports import ClientMessage, ClientPorts
+from wasmsr.kernel.settings import KernelSettings
+from wasmsr.kernel.wire import MessageReader, frame, receive
+
+PROTOCOL = "5.3"
+"""The version of Jupyter's messaging protocol."""
+BATCH = 0.05
+"""Seconds for which output is collected before it is shown."""
+MOST_BATCHED = 1 << 16
+"""Characters that are shown at once."""
+_log = logging.getLogger(__name__)
+_ASKED = ("execute", "complete", "inspect", "is_complete")
+
+
+class CellProcess:
+    """The process that has the sandbox.
+
+    Args:
+        settings: What it gets.
+    """
+
+    def __init__(self, settings: KernelSettings) -> None:
+        self.stream, other = socket.socketpair()
+        with other:
+            words = [sys.executable, "-m", "wasmsr.kernel.worker", str(other.fileno())]
+            self.process = subprocess.Popen(
+                [*words, settings.text()], pass_fds=[other.fileno()], stdin=subprocess.DEVNULL
+            )
+        self._reader = MessageReader()
+
+    def send(self, **message: Any) -> None:
+        """Send a message; a worker that has ended does not get it."""
+        try:
+            self.stream.sendall(frame(message))
+        except OSError:
+            _log.info("the worker has ended before it got a message")
+
+    def receive(self) -> list[dict[str, Any]] | None:
+        """Return the messages that are there; None if the worker has ended."""
+        return receive(self.stream, self._reader)
+
+    def close(self) -> int:
+        """End it, and return its exit code."""
+        self.stream.close()  # it ends when it sees that
+        try:
+            return self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+class KernelRelay:
+    """Serves the clients of one kernel.
+
+    Args:
+        ports: Its ports.
+        settings: What the worker gets.
+    """
+
+    def __init__(self, ports: ClientPorts, settings: KernelSettings) -> None:
+        self.ports = ports
+        self._settings = settings
+        self._waiting: deque[ClientMessage] = deque()
+        self._now: ClientMessage | None = None
+        self._number = 0
+        self._count = 0
+        self._asked_input = False
+        self._history: list[tuple[int, str, str | None]] = []
+        self._output: tuple[str, list[str]] | None = None
+        self._shown_at = 0.0
+        self._ended = False
+        self._why: str | None = None
+        self._worker = CellProcess(settings)
+        self._poller = zmq.Poller()
+        for one in ports.sockets.values():
+            self._poller.register(one, zmq.POLLIN)
+        self._poller.register(self._worker.stream, zmq.POLLIN)
+
+    def serve(self) -> None:
+        """Serve until a client ends the kernel."""
+        self.ports.publish("status", {"execution_state": "starting"}, None)
+        try:
+            while not self._ended:
+                self._turn()
+        finally:
+            self._show_output()
+            self._worker.close()
+            self.ports.close()
+
+    def interrupt(self) -> None:
+        """End the cell that runs."""
+        if self._now is not None:
+            self._worker.send(op="cancel", n=self._number)
+
+    def _turn(self) -> None:
+        """Wait for something, and do what follows."""
+        wait = None
+        if self._output is not None:
+            wait = max(0, int(1000 * (self._shown_at + BATCH - time.monotonic())))
+        ready = {one for one, _ in self._poller.poll(wait)}
+        sockets = self.ports.sockets
+        if sockets["hb"] in ready:
+            self.ports.echo()
+        if sockets["iopub"] in ready:
+            sockets["iopub"].recv()  # somebody subscribes
+        if sockets["control"] in ready:
+            self._control(self.ports.receive("control"))
+        if sockets["stdin"] in ready:
+            self._typed(self.ports.receive("stdin"))
+        if sockets["shell"] in ready:
+            message = self.ports.receive("shell")
+            if message is not None:
+                self._waiting.append(message)
+        if self._worker.stream in ready or self._worker.stream.fileno() in ready:
+            self._heard()
+        if self._output is not None and time.monotonic() >= self._shown_at + BATCH:
+            self._show_output()
+        while self._now is None and self._waiting and not self._ended:
+            self._begin(self._waiting.popleft())
+
+    # ---- what clients ask ------------------------------------------------------------------------
+
+    def _control(self, message: ClientMessage | None) -> None:
+        if message is None:
+            return
+        self._status("busy", message)
+        if message.kind == "interrupt_request":
+            self.interrupt()
+            self._answer(message, {"status": "ok"}, "control")
+        elif message.kind in ("shutdown_request", "kernel_info_request"):
+            self._at_once(message, "control")
+        else:
+            _log.info("the control port does not know %.60s", message.kind)
+        self._status("idle", message)
+
+    def _begin(self, message: ClientMessage) -> None:
+        """Answer a request of the shell port, or give it to the worker."""
+        self._status("busy", message)
+        try:
+            request = self._request(message)
+        except (LookupError, TypeError) as error:
+            name = type(error).__name__
+            said = {"status": "error", "ename": name, "evalue": str(error), "traceback": []}
+            self._answer(message, said, "shell")
+            self._status("idle", message)
+            return
+        if request is None:
+            self._at_once(message, "shell")
+            self._status("idle", message)
+            return
+        self._now = message
+        self._number += 1
+        if message.kind == "execute_request" and not request["silent"]:
+            said = {"code": request["code"], "execution_count": request["count"]}
+            self.ports.publish("execute_input", said, message.header)
+        if self._why is not None:
+            self._done({"reply": self._failed("KernelError", self._why), "value": None})
+            return
+        self._worker.send(n=self._number, **request)
+
+    def _request(self, message: ClientMessage) -> dict[str, Any] | None:
+        """Return what the worker is to do, None if it has no part in it.
+
+        Raises:
+            LookupError, TypeError: The message lacks something, or has something wrong.
+        """
+        op, given = message.kind.removesuffix("_request"), message.content
+        if op not in _ASKED:
+            return None
+        code = given["code"]
+        if type(code) is not str:
+            raise TypeError("the code must be a string")
+        if op != "execute":
+            cursor, detail = given.get("cursor_pos", len(code)), given.get("detail_level", 0)
+            if type(cursor) is not int or type(detail) is not int:
+                raise TypeError("cursor_pos and detail_level must be whole numbers")
+            return {
+                "op": op,
+                "code": code,
+                "cursor": max(0, min(cursor, len(code))),
+                "detail": detail,
+            }
+        expressions = given.get("user_expressions") or {}
+        if type(expressions) is not dict or any(
+            type(one) is not str for one in expressions.values()
+        ):
+            raise TypeError("user_expressions must be code by name")
+        silent = bool(given.get("silent"))
+        if not silent and given.get("store_history", True):
+            self._count += 1
+            self._history.append((self._count, code, None))
+        return {
+            "op": op,
+            "code": code,
+            "count": self._count,
+            "silent": silent,
+            "stdin": bool(given.get("allow_stdin", True)),
+            "expressions": expressions,
+        }
+
+    def _at_once(self, message: ClientMessage, port: str) -> None:
+        """Answer a request in which the worker has no part."""
+        content = message.content
+        if message.kind == "kernel_info_request":
+            self._answer(message, kernel_info(), port)
+        elif message.kind == "history_request":
+            self._answer(message, {"status": "ok", "history": self._past(content)}, port)
+        elif message.kind == "comm_info_request":
+            self._answer(message, {"status": "ok", "comms": {}}, port)
+        elif message.kind == "comm_open":
+            said: dict[str, Any] = {"comm_id": content.get("comm_id"), "data": {}}
+            self.ports.publish("comm_close", said, message.header)
+        elif message.kind == "shutdown_request":
+            said = {"status": "ok", "restart": bool(content.get("restart"))}
+            self._answer(message, said, port)
+            self.ports.publish("shutdown_reply", said, message.header)
+            self._ended = True
+        else:
+            _log.info("the kernel does not know %.60s", message.kind)
+
+    def _typed(self, message: ClientMessage | None) -> None:
+        """Give the worker a line that it has asked for."""
+        if message is None or message.kind != "input_reply" or not self._asked_input:
+            return
+        now = self._now
+        parent = message.content.get("value")
+        if now is not None and type(parent) is str and message.idents == now.idents:
+            self._asked_input = False
+            self._worker.send(op="input", value=parent)
+
+    def _past(self, content: dict[str, Any]) -> list[Any]:
+        """Return earlier cells, as a history request selects them."""
+        found = list(self._history)
+        kind, n = content.get("hist_access_type", "tail"), content.get("n")
+        if kind == "range":
+            first, stop = content.get("start"), content.get("stop")
+            first = first if type(first) is int else 0
+            stop = stop if type(stop) is int else len(found) + 1
+            found = [one for one in found if first <= one[0] < stop]
+        elif kind == "search":
+            from fnmatch import fnmatchcase
+
+            pattern = str(content.get("pattern", "*"))
+            found = [one for one in found if fnmatchcase(one[1], pattern)]
+        if kind != "range" and type(n) is int:
+            found = found[-n:] if n > 0 else []
+        wants = bool(content.get("output"))
+        return [(0, at, (code, value) if wants else code) for at, code, value in found]
+
+    # ---- what the worker says --------------------------------------------------------------------
+
+    def _heard(self) -> None:
+        found = self._worker.receive()
+        if found is None:
+            self._lost()
+            return
+        for message in found:
+            kind = message["k"]
+            if kind == "failed":
+                self._why = message["why"]
+            if self._now is None or message["n"] != self._number:
+                continue
+            if kind == "out":
+                self._collect(message["stream"], message["text"])
+                continue
+            self._show_output()
+            if kind == "show":
+                said = {"data": message["data"], "metadata": {}, "transient": {}}
+                self.ports.publish("display_data", said, self._now.header)
+            elif kind == "input":
+                self._asked_input = True
+                said = {"prompt": message["prompt"], "password": message["password"]}
+                self.ports.reply("stdin", "input_request", said, self._now)
+            elif kind == "done":
+                self._done(message)
+
+    def _lost(self) -> None:
+        """Start a new worker in place of one that has ended by itself."""
+        self._poller.unregister(self._worker.stream)
+        code = self._worker.close()
+        if self._why is None:
+            self._worker = CellProcess(self._settings)
+            self._poller.register(self._worker.stream, zmq.POLLIN)
+        if self._now is not None:
+            why = self._why or f"the process of the sandbox has ended ({code}); its state is lost"
+            self._done({"reply": self._failed("KernelError", why), "value": None})
+
+    def _done(self, message: dict[str, Any]) -> None:
+        """Tell the client what came of its request."""
+        now, self._now, self._asked_input = self._now, None, False
+        assert now is not None
+        reply, value = message["reply"], message["value"]
+        if now.kind == "execute_request":
+            reply = {**reply, "execution_count": self._count}
+            silent = bool(now.content.get("silent"))
+            if value is not None:
+                said = {"data": value, "metadata": {}, "execution_count": self._count}
+                self.ports.publish("execute_result", said, now.header)
+                if self._history and self._history[-1][0] == self._count:
+                    self._history[-1] = (*self._history[-1][:2], value.get("text/plain"))
+            elif reply["status"] == "error" and not silent:
+                said = {name: reply[name] for name in ("ename", "evalue", "traceback")}
+                self.ports.publish("error", said, now.header)
+        aborts = now.kind == "execute_request" and reply["status"] == "error"
+        if aborts and now.content.get("stop_on_error", True):
+            # What a client sends after it has seen the error is not refused.
+            while (other := self.ports.receive("shell")) is not None:
+                self._waiting.append(other)
+        else:
+            aborts = False
+        self._answer(now, reply, "shell")
+        self._status("idle", now)
+        if aborts:
+            self._abort()
+
+    def _abort(self) -> None:
+        """Refuse the cells that wait: one in front of them has failed."""
+        kept = [one for one in self._waiting if one.kind != "execute_request"]
+        for one in self._waiting:
+            if one.kind == "execute_request":
+                self._status("busy", one)
+                self._answer(one, {"status": "aborted"}, "shell")
+                self._status("idle", one)
+        self._waiting = deque(kept)
+
+    # ---- what clients see ------------------------------------------------------------------------
+
+    def _collect(self, stream: str, text: str) -> None:
+        """Take output, which is shown soon."""
+        if self._output is not None and self._output[0] != stream:
+            self._show_output()
+        if self._output is None:
+            self._output = (stream, [])
+            self._shown_at = time.monotonic()
+        self._output[1].append(text)
+        if sum(map(len, self._output[1][-64:])) > MOST_BATCHED:
+            self._show_output()
+
+    def _show_output(self) -> None:
+        if self._output is None or self._now is None:
+            return
+        (stream, parts), self._output = self._output, None
+        said = {"name": stream, "text": "".join(parts)}
+        self.ports.publish("stream", said, self._now.header)
+
+    def _status(self, state: str, message: ClientMessage) -> None:
+        self.ports.publish("status", {"execution_state": state}, message.header)
+
+    def _answer(self, to: ClientMessage, content: dict[str, Any], port: str) -> None:
+        kind = to.kind.removesuffix("_request") + "_reply"
+        self.ports.reply(port, kind, content, to)
+
+    @staticmethod
+    def _failed(name: str, why: str) -> dict[str, Any]:
+        return {"status": "error", "ename": name, "evalue": why, "traceback": [f"{name}: {why}"]}
+
+
+def kernel_info() -> dict[str, Any]:
+    """Return what the kernel says of itself."""
+    return {
+        "status": "ok",
+        "protocol_version": PROTOCOL,
+        "implementation": "wasmsr",
+        "implementation_version": __version__,
+        "language_info": {
+            "name": "python",
+            "version": "3.15",
+            "mimetype": "text/x-python",
+            "file_extension": ".py",
+            "pygments_lexer": "ipython3",
+            "codemirror_mode": {"name": "ipython", "version": 3},
+            "nbconvert_exporter": "python",
+        },
+        "banner": f"Python in a sandbox of wasmsr {__version__}",
+        "help_links": [],
+        "debugger": False,
+    }
