@@ -23,6 +23,7 @@ from tests.docs.console import (
     environment,
     in_terminals,
     shown,
+    shown_by_both,
     with_free_ports,
 )
 
@@ -90,3 +91,12 @@ def test_tutorial_from_the_set_up_on(root: Path, tmp_path: Path) -> None:
 def test_what_is_shown() -> None:
     assert shown("a\n…\nb …\n", "a\nx\ny\nb 5 \n") and shown("a\n…\n", "a\n")
     assert not shown("a\nb\n", "a\nc\n") and not shown("a\n", "a\nb\n")
+
+
+def test_a_program_and_wasmsr_are_not_in_step() -> None:
+    expected = "wasmsr: moved to X\nwasmsr: moved here\n…\ncount 9\nwasmsr: ended\n"
+    early = "wasmsr: waiting for X\nwasmsr: moved to X\ncount 8\nwasmsr: moved here\ncount 9\n"
+    assert shown_by_both(expected, early + "wasmsr: ended\n")
+    assert not shown_by_both(expected, early)  # it does not say that it ended
+    assert not shown_by_both(expected, early.replace("count 9", "count 7") + "wasmsr: ended\n")
+    assert not shown_by_both(expected, "wasmsr: ended\nwasmsr: moved to X\ncount 9\n")

@@ -135,7 +135,7 @@ def cases() -> Iterator[object]:
             yield pytest.param(program, way, marks=marks, id=f"{name_of(program)}-{way}")
 
 
-@pytest.mark.parametrize(("program", "way"), cases())
+@pytest.mark.parametrize(("program", "way"), list(cases()))
 def test_program(program: Program, way: str, made: Callable[[Program], Job]) -> None:
     job = made(program)
     if program.serves:
