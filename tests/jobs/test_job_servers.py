@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,11 @@ from wasmsr.jobs.engines.engine_plan import EnginePlan, PlannedServer
 from wasmsr.jobs.engines.engine_port import RunEngine
 from wasmsr.jobs.engines.making import cannot_connect, make_engine
 from wasmsr.jobs.execution.log import LogFrame, read_log
+from wasmsr.jobs.execution.requests import ExecutionRequest
 from wasmsr.jobs.failures import JobError
+from wasmsr.jobs.servers.server_execution import ServerExecution
+from wasmsr.jobs.servers.server_port import Unwanted
+from wasmsr.jobs.servers.spread_placement import SpreadPlacement
 from wasmsr.jobs.service.client import JobClient, Submission
 from wasmsr.jobs.service.home import JobHome
 from wasmsr.jobs.service.job_list import JobList
@@ -77,8 +82,6 @@ class Servers:
     @contextmanager
     def served(self) -> Iterator[JobClient]:
         """Run the jobs as long as the block lasts; their programs outlive it."""
-        import threading
-
         home = JobHome(self.folder / "state")
         lock = home.lock()
         assert lock is not None
@@ -156,6 +159,81 @@ def test_it_moves_and_is_drained(servers: Servers) -> None:
             assert client.stop(one.id).state == "Stopped"
         log = log_of(client, job)
         assert log and log == numbers(len(log) // 8)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_server_is_drained_as_an_execution_is_sent_there(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """`drain` returns when the server has none; one that is just being sent counts."""
+    sent, go_on = threading.Event(), threading.Event()
+    begin, place = ServerExecution.begin, SpreadPlacement.reserve
+
+    def beginning(self: ServerExecution, *values: Any) -> None:
+        sent.set()
+        assert go_on.wait(60)
+        begin(self, *values)
+
+    def reserving(self: SpreadPlacement, *values: Any, **named: Any) -> Any:
+        found = place(self, *values, **named)
+        if not sent.is_set():
+            sent.set()
+            assert go_on.wait(60)
+        return found
+
+    if when == "after":
+        monkeypatch.setattr(ServerExecution, "begin", beginning)
+    else:
+        monkeypatch.setattr(SpreadPlacement, "reserve", reserving)
+    with servers.served() as client:
+        job = servers.submit(client, counting_job(ENDLESS))
+        assert sent.wait(60)
+        (run,) = client.jobs.runs(job.id)
+        assert run.server == ("a:1" if when == "after" else "")
+        if when == "after":
+            assert list(client.drain("a:1", 0)[1]) == [run.id]
+        else:
+            assert client.drain("a:1", 0) == ([], {})
+        go_on.set()
+        if when == "after":
+            assert client.drain("a:1", 60) == ([run.id], {})
+        assert until(lambda: runs_at(client, job)) == ["b:1"]
+        with Node(servers.sockets["a:1"]) as node:
+            there = [one.standing for one in node.ps()]
+        assert there == (["moved"] if when == "after" else [])
+        client.stop(job.id)
+
+
+def test_places_are_counted_by_the_cpus_of_servers() -> None:
+    cpus: dict[str, float | None] = {"a:1": 1.0, "b:1": None, "c:1": 7.0}
+    asked: list[str] = []
+
+    def ask(address: str) -> float | None:
+        asked.append(address)
+        return cpus[address]
+
+    planned = [PlannedServer("a:1"), PlannedServer("b:1"), PlannedServer("c:1", 2.0)]
+    placement = SpreadPlacement(planned, ask)
+
+    def reserved(cpu: float, **named: Any) -> str:
+        request = ExecutionRequest.read(
+            {"execution_id": "x", "engine": {"EntryModule": "/m"}, "resources": {"cpu": cpu}}
+        )
+        return placement.reserve(request, wanted=lambda: False, **named).server
+
+    away = {"but": lambda: frozenset(("b:1",))}
+    assert reserved(1, **away) == "a:1" and asked == ["a:1"]
+    assert [reserved(1, **away), reserved(1, **away)] == ["c:1", "c:1"]
+    with pytest.raises(Unwanted):
+        reserved(0.5, **away)
+    assert reserved(5) == "b:1", "it does not say how many CPUs it has"
+    cpus["b:1"] = 6.0
+    assert reserved(1) == "b:1" and asked == ["a:1", "b:1", "b:1"]
+    with pytest.raises(Unwanted):
+        reserved(0.5)
+    with pytest.raises(JobError, match="7 CPUs"):
+        reserved(7)
 
 
 @pytest.mark.full

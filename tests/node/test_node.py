@@ -22,6 +22,7 @@ from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.rpc.control import control_messages as messages
 from wasmsr.rpc.control.control_server import ControlServer
 from wasmsr.rpc.control.program_info import ProgramInfo
+from wasmsr.snapshot.memory.parts import cores
 
 SLOW = 10
 """Milliseconds after each line: a hundred lines a second at most."""
@@ -98,7 +99,8 @@ def test_a_program_runs_to_its_end(here: Here) -> None:
     assert (ended.standing, ended.ending, ended.code) == ("ended", "exited", 7)
     assert ended.worker is None and ended.memory is None
     assert [one.program for one in node.ps()] == [program.program]
-    assert node.info()["programs"] == {"ended": 1}
+    info = node.info()
+    assert info["programs"] == {"ended": 1} and info["cpus"] == cores()
     assert output(node, program) == lines(0, 100), "the output stays"
     until(lambda: not living(here.folder / "state" / "programs" / program.program / "worker"))
     with pytest.raises(WrongState, match=r"is ended .*cannot be killed|is ended and cannot"):

@@ -23,7 +23,7 @@ class PlannedServer:
 
     Attributes:
         address: Its address, `HOST:PORT`.
-        cpu: CPUs that its executions may take together; None for no limit.
+        cpu: CPUs that its executions may take together; None for all that it has.
         labels: Its labels, which `Constraints` ask for.
     """
 
@@ -138,7 +138,7 @@ class EnginePlan:
             return None
         limits = [one.cpu for one in self.servers]
         if self.ray or None in limits:
-            return float("inf")  # Ray lets them wait, or nobody counts
+            return float("inf")  # Ray lets them wait, or the placement does
         return sum(one for one in limits if one is not None)
 
     def check(self) -> None:

@@ -85,9 +85,18 @@ class PlacingEngine(RunEngine, Protocol):
 class EngineTable:
     """The executors of a service, each made when a job first needs it. Any thread may use it."""
 
-    def __init__(self, make: Callable[[EnginePlan], RunEngine]) -> None:
-        """Take what makes the executor of a plan; it may raise WasmsrError."""
-        self._make = make
+    def __init__(
+        self,
+        make: Callable[[EnginePlan], RunEngine],
+        ready: Callable[[RunEngine], object] = lambda engine: None,
+    ) -> None:
+        """Take what makes the executor of a plan.
+
+        Args:
+            make: Makes it; it may raise WasmsrError.
+            ready: Is called with a new one that `all` has, before anybody uses it.
+        """
+        self._make, self._ready = make, ready
         self._lock = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
         self._made: dict[str, RunEngine] = {}
@@ -103,6 +112,7 @@ class EngineTable:
                 found = self._make(plan)
                 with self._lock:
                     self._made[key] = found
+                self._ready(found)
             return found
 
     def made(self, plan: EnginePlan) -> RunEngine | None:

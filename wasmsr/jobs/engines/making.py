@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from wasmsr.errors import printable
+from wasmsr.errors import WasmsrError, printable
 from wasmsr.jobs.engines.engine_plan import EnginePlan
 from wasmsr.jobs.engines.engine_port import RunEngine
 from wasmsr.jobs.failures import JobError
@@ -48,6 +48,20 @@ def make_engine(
     from wasmsr.jobs.servers.spread_placement import SpreadPlacement
 
     proof = dict(plan.proof)
+
+    def cpus(address: str) -> float | None:
+        """Return how many CPUs a node has, or None."""
+        try:
+            node = connect(address, proof)
+        except WasmsrError:
+            return None
+        try:
+            return node.info().get("cpus")
+        except WasmsrError:
+            return None
+        finally:
+            node.close()
+
     placement: ServerPlacement
     if plan.ray:
         from wasmsr.jobs.servers.ray_placement import RayPlacement
@@ -63,7 +77,7 @@ def make_engine(
             )
     else:
         servers = [one.address for one in plan.servers]
-        placement = SpreadPlacement(plan.servers)
+        placement = SpreadPlacement(plan.servers, cpus)
     return ServerExecutor(
         folder,
         lambda address: connect(address, proof),

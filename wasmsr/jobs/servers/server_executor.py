@@ -77,6 +77,7 @@ class ServerExecutor(JobExecutor):
         self._servers, self._lease = JobServers(connect, servers), lease
         self._first, self._placement = servers[0], placement
         self._unwanted: set[str] = set()
+        self._avoided: frozenset[str] = frozenset()
         self._mover = ServerMover(self, placement)
         self._ids: dict[str, str] = {}
         self._note = note
@@ -150,6 +151,14 @@ class ServerExecutor(JobExecutor):
         request = prepared.request
         place = None if self._placement is None else self._reserve(request)
         server = (request.server or self._first) if place is None else place.server
+        self._note("placed", request.execution_id, server=server)
+        # Whoever has said meanwhile that this server is to be avoided sees it there, or it goes to
+        # another one.
+        while place is not None and place.server in self._avoided and not request.server:
+            place.release()
+            place = self._reserve(request)
+            server = place.server
+            self._note("placed", request.execution_id, server=server)
         execution = ServerExecution(prepared, self._servers, server, self._note)
         try:
             execution.begin(self._terms())
@@ -235,6 +244,7 @@ class ServerExecutor(JobExecutor):
 
     def avoid(self, servers: frozenset[str]) -> None:
         """Begin nothing on these servers from now on, and move what runs there to others."""
+        self._avoided = servers
         if self._placement is not None:
             self._placement.avoid(servers)
             self._mover.leave(servers)

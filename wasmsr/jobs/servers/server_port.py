@@ -105,7 +105,7 @@ class JobServer(Protocol):
         """Have the node run a program."""
 
     def info(self) -> Mapping[str, Any]:
-        """Return what the node is; "node" is its id."""
+        """Return what the node is; "node" is its id, and "cpus" how many processors it has."""
 
     def ps(self) -> list[Any]:
         """Return all programs of the node."""

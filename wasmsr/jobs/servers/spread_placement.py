@@ -1,4 +1,4 @@
-"""Places executions on servers that a command names: where the fewest CPUs are taken."""
+"""Places executions on servers that a command names: where the smallest part is taken."""
 
 from __future__ import annotations
 
@@ -39,8 +39,21 @@ class SpreadReservation:
 class SpreadPlacement:
     """Counts the CPUs that executions take of each server. Any thread may use it."""
 
-    def __init__(self, servers: Sequence[PlannedServer]) -> None:
-        self._servers = list(servers)
+    def __init__(
+        self,
+        servers: Sequence[PlannedServer],
+        cpus: Callable[[str], float | None] = lambda address: None,
+    ) -> None:
+        """Take servers.
+
+        Args:
+            servers: The servers.
+            cpus: Says how many CPUs a server has for which nobody has said how many may be taken;
+                None if it does not answer, or does not say.
+        """
+        self._servers, self._ask = list(servers), cpus
+        self._most = {one.address: one.cpu for one in servers}
+        """CPUs of each server that may be taken; None as long as that is not known."""
         self._taken = {one.address: 0.0 for one in servers}
         self._drained: frozenset[str] = frozenset()
         self._lock = threading.Condition()
@@ -82,6 +95,7 @@ class SpreadPlacement:
         cpu = CPU if request.resources.cpu is None else request.resources.cpu
         while True:
             out = frozenset() if at else but()
+            self._hear(out)
             with self._lock:
                 fit = self._fit(request, cpu, at)
                 free = [
@@ -90,15 +104,25 @@ class SpreadPlacement:
                     if at or (one.address not in self._drained | out and self._has_room(one, cpu))
                 ]
                 if free:
-                    found = min(free, key=lambda one: self._taken[one.address])
+                    found = min(free, key=self._part)
                     self._taken[found.address] += cpu
                     return SpreadReservation(self, found.address, cpu)
                 if not wanted():
                     raise Unwanted(f"{printable(request.execution_id)} is not wanted any more")
                 self._lock.wait(ASK_SECONDS)
 
+    def _hear(self, away: frozenset[str]) -> None:
+        """Ask servers how many CPUs they have, unless that is known, or they are away."""
+        for address in [one for one, most in self._most.items() if most is None]:
+            if address not in away:
+                self._most[address] = self._ask(address)
+
+    def _part(self, server: PlannedServer) -> float:
+        return self._taken[server.address] / (self._most.get(server.address) or 1.0)
+
     def _has_room(self, server: PlannedServer, cpu: float) -> bool:
-        return server.cpu is None or self._taken[server.address] + cpu <= server.cpu + 1e-9
+        most = self._most[server.address]
+        return most is None or self._taken[server.address] + cpu <= most + 1e-9
 
     def _fit(self, request: ExecutionRequest, cpu: float, at: str) -> list[PlannedServer]:
         """Return the servers that could have an execution. Raises JobError: there is none."""
@@ -113,7 +137,7 @@ class SpreadPlacement:
                 f"no server matches the execution {name}",
                 hint="--server ADDRESS,KEY=VALUE gives a server a label",
             )
-        large = [one for one in found if one.cpu is None or one.cpu >= cpu]
+        large = [one for one in found if (self._most[one.address] or cpu) >= cpu]
         if not large:
             raise JobError(
                 "ExecutorSpecValidationErr",

@@ -9,7 +9,7 @@ from wasmsr.errors import WasmsrError
 from wasmsr.jobs.engines.engine_port import EngineTable
 from wasmsr.jobs.failures import JobError
 from wasmsr.jobs.service.job_list import JobList
-from wasmsr.jobs.service.rows import RequestRow
+from wasmsr.jobs.service.rows import AVOID, RequestRow
 from wasmsr.jobs.service.running import RunningExecution
 
 ARGUMENTS = {"pause": False, "resume": False, "snapshot": True, "migrate": True}
@@ -26,10 +26,21 @@ class RequestDesk:
     """The requests that are being carried out. One thread calls it."""
 
     def __init__(
-        self, jobs: JobList, engines: EngineTable, find: Callable[[str], RunningExecution | None]
+        self,
+        jobs: JobList,
+        engines: EngineTable,
+        find: Callable[[str], RunningExecution | None],
+        avoid: Callable[[], object],
     ) -> None:
-        """Take a list, the executors, and what finds an execution that runs here by its id."""
-        self._jobs, self._engines, self._find = jobs, engines, find
+        """Take what requests are about.
+
+        Args:
+            jobs: The list.
+            engines: The executors.
+            find: Finds an execution that runs here by its id.
+            avoid: Has all executors leave the servers that are to be shut down.
+        """
+        self._jobs, self._engines, self._find, self._avoid = jobs, engines, find, avoid
         self._threads: dict[int, threading.Thread] = {}
 
     def take(self, request: RequestRow) -> None:
@@ -62,6 +73,9 @@ class RequestDesk:
 
     def _done(self, request: RequestRow) -> str:
         """Carry a request out, and return "". Raises WasmsrError or OSError."""
+        if request.kind == AVOID:
+            self._avoid()
+            return ""
         one = self._find(request.execution)
         if one is None or not one.program_runs:
             raise JobError(

@@ -17,7 +17,7 @@ from wasmsr.jobs.publishers.publication import Published
 from wasmsr.jobs.publishers.publishing import retrieve
 from wasmsr.jobs.service.home import JobHome
 from wasmsr.jobs.service.job_list import JobList
-from wasmsr.jobs.service.rows import EventRow, JobRow, RunRow
+from wasmsr.jobs.service.rows import AVOID, EventRow, JobRow, RunRow
 
 LOOK_SECONDS = 0.02
 """How often a waiting command looks whether the list has changed."""
@@ -282,7 +282,11 @@ class JobClient:
         there = {run.id: run for run in self._at(server)}
         self.jobs.drain(server, undo=undo)
         self.home.wake()
-        if undo or not there:
+        if undo or not self.jobs.runs(only_open=True):
+            return [], {}
+        self.ask(AVOID, "", server)  # then what is just being sent there is in the list
+        there.update({run.id: run for run in self._at(server)})
+        if not there:
             return [], {}
         end = time.monotonic() + seconds
         left: dict[str, str] = {}

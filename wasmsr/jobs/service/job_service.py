@@ -93,11 +93,13 @@ class JobService:
         self._home, self._idle = home, idle
         self._capacity = float(processors()) if capacity is None else capacity
         self._jobs = JobList(home.list_file, synced=False)
-        self._engines = EngineTable(lambda plan: self._avoiding(engines(plan)))
+        self._engines = EngineTable(engines, self._avoid_drained)
         self._plans: dict[str, EnginePlan] = {}
         self._running: dict[str, RunningExecution] = {}
         self._tasks: dict[str, Job | WasmsrError] = {}
-        self._desk = RequestDesk(self._jobs, self._engines, lambda run: self._running.get(run))
+        self._desk = RequestDesk(
+            self._jobs, self._engines, lambda run: self._running.get(run), self._avoid_all
+        )
         self._placing: set[str] = set()
         self._failures: dict[tuple[str, int], int] = {}
         self._again: dict[tuple[str, int], float] = {}
@@ -254,8 +256,7 @@ class JobService:
             by_job.setdefault(run.job, []).append(run)
         now = time.time()
         waiting: dict[str, list[Waiting]] = {}
-        for engine in self._engines.all():
-            self._avoiding(engine)
+        self._avoid_all()
         for job in jobs:
             runs = by_job[job.id]
             task = self._task(job)
@@ -283,12 +284,15 @@ class JobService:
                 self._start(one.run, one.job)
         return True
 
-    def _avoiding(self, engine: RunEngine) -> RunEngine:
-        """Have an executor leave the servers that are to be shut down, and return it."""
+    def _avoid_all(self) -> None:
+        """Have all executors leave the servers that are to be shut down."""
+        for engine in self._engines.all():
+            self._avoid_drained(engine)
+
+    def _avoid_drained(self, engine: RunEngine) -> None:
         avoid = getattr(engine, "avoid", None)
         if avoid is not None:
             avoid(self._jobs.drained())
-        return engine
 
     def _is_spread(self, job: JobRow, task: Job) -> bool:
         """Return whether a job has its executions.
@@ -343,11 +347,11 @@ class JobService:
 
     def heard(self, event: str, id: str, **values: Any) -> None:
         """Take an event of an executor; any thread may call it."""
-        if event == "server":
+        if event in ("server", "placed"):
             with self._lock:
                 mine = [one for one in self._running.values() if one.name == id]
             for one in mine:
-                one.is_at(values["server"])
+                one.is_at(values["server"], event == "placed")
         elif event == "not-moved":
             with self._lock:
                 mine = [one for one in self._running.values() if one.name == id]

@@ -15,6 +15,10 @@ OPEN_JOBS: Final = ("Queued", "Running")
 OPEN_RUNS: Final = ("New", "Running", "Publishing")
 """States of executions that have not ended."""
 
+AVOID = "avoid"
+"""The request to leave the servers that are to be shut down. When it is answered, each execution
+that goes to one of them is in the list with it."""
+
 
 @dataclass(frozen=True)
 class JobRow:
@@ -165,6 +169,7 @@ class RequestRow:
 
 
 __all__ = [
+    "AVOID",
     "OPEN_JOBS",
     "OPEN_RUNS",
     "EventRow",

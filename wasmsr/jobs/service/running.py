@@ -22,6 +22,7 @@ from wasmsr.jobs.publishers.publishing import publish
 from wasmsr.jobs.service.home import JobHome
 from wasmsr.jobs.service.job_list import JobList
 from wasmsr.jobs.service.rows import JobRow, RunRow
+from wasmsr.jobs.service.scheduling import EVERYWHERE
 from wasmsr.jobs.sources.order import AllowedPath
 from wasmsr.jobs.sources.staging import StagedInput, stage, unstage
 from wasmsr.wasi.filesystem import tree_walk
@@ -111,11 +112,15 @@ class RunningExecution:
             if self.row.state == "Running":
                 self._set("Running", message, topic)
 
-    def is_at(self, server: str) -> None:
-        """Have the list say which server has it."""
+    def is_at(self, server: str, sent: bool = False) -> None:
+        """Have the list say which server has it, or gets it now if it is `sent`."""
         with self._noting:
-            if self.row.state == "Running" and self.row.server != server:
+            if self.row.server == server:
+                return
+            if self.row.state == "Running" and not sent:
                 self._set("Running", f"It is at {server}", "Server", server=server)
+            elif self.row.state == "New" and sent:
+                self._set("New", f"It is sent to {server}", "Scheduling", server=server)
 
     def settled(self, seconds: float) -> bool:
         """Return whether its thread ends within so many seconds, with all noted that happened."""
@@ -204,7 +209,9 @@ class RunningExecution:
         folder = self._home.execution(self.row.id, self.row.epoch, self.plan.shared)
         tree_walk.remove(folder)
         folder.mkdir(parents=True, mode=0o700)
-        asked = request_of(self.name, self.job, self._task, staged, folder, self.row.server)
+        # Of the others the row says where they were.
+        server = self.row.server if self.job.type in EVERYWHERE else ""
+        asked = request_of(self.name, self.job, self._task, staged, folder, server)
         if self.plan.is_elsewhere:
             # Before the program can run: a process that is killed then finds it, and begins none.
             write_request(ExecutionFolder(folder), ExecutionRequest.read(asked))

@@ -384,6 +384,7 @@ class NodeSupervisor:
             "started": self.started,
             "programs": counts,
             "stopping": self._stopping,
+            "cpus": float(cores()),
         }
 
     def wait_for_change(self, seconds: float) -> None:

@@ -198,7 +198,10 @@ class Node:
     # ---- verbs -----------------------------------------------------------------------------------
 
     def info(self) -> dict[str, Any]:
-        """Return what the node is, and how many programs it has by standing."""
+        """Return what the node is, and how many programs it has by standing.
+
+        "cpus" is the number of processors that its programs may use; None if it does not say.
+        """
         reply = self._ask("Info", [messages.InfoRequest()])
         return {
             "node": reply.node.hex(),
@@ -208,6 +211,7 @@ class Node:
             "programs": dict(reply.programs),
             "confinement": list(reply.confinement),
             "stopping": reply.stopping,
+            "cpus": reply.cpus or None,
         }
 
     def health(self, seconds: float | None = None) -> str:

@@ -290,6 +290,7 @@ class _Calls:
             programs=shown["programs"],
             confinement=self._confinement,
             stopping=shown["stopping"],
+            cpus=shown["cpus"],
         )
 
     def Submit(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
