@@ -16,6 +16,7 @@ from __future__ import annotations
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncSandbox",
     "Bounds",
     "Caller",
     "Completions",
@@ -153,6 +154,7 @@ if TYPE_CHECKING:
     from wasmsr.node.failures import NodeError
     from wasmsr.rpc.control.control_client import Node
     from wasmsr.runspec.run_spec import RunSpec
+    from wasmsr.sandbox.async_sandbox import AsyncSandbox
     from wasmsr.sandbox.results import (
         Completions,
         SandboxError,
@@ -184,6 +186,7 @@ _ROOMS = {
     "sandbox.results": (
         "Completions SandboxError SandboxFailure SandboxLimits SandboxResult SandboxValue ToolCall"
     ),
+    "sandbox.async_sandbox": "AsyncSandbox",
     "sandbox.sandbox": "Sandbox",
     "snapshot.moments.forks": "fork_imports",
     "snapshot.moments.history": "History",

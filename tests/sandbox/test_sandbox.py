@@ -107,6 +107,78 @@ def test_a_cancel_is_a_keyboard_interrupt(sandbox: wasmsr.Sandbox) -> None:
     assert text(sandbox.run("x")) == "2"
 
 
+def test_a_cancel_ends_a_sleep(sandbox: wasmsr.Sandbox) -> None:
+    """The hour is the test: without an end of the wait this would not come back."""
+    begun = threading.Event()
+
+    def cancel() -> None:
+        begun.wait()
+        sandbox.cancel()
+
+    threading.Thread(target=cancel).start()
+    code = "import time\nx = 1\nprint('begun')\ntime.sleep(3600)\nx = 2"
+    error = sandbox.run(code, on_output=lambda *_: begun.set()).error
+    assert error is not None
+    assert (error.type, error.rolled_back) == ("KeyboardInterrupt", False)
+    assert text(sandbox.run("x")) == "1"
+    assert sandbox.run("time.sleep(0.001)").error is None
+
+
+def test_an_interrupt_keeps_a_sleep(sandbox: wasmsr.Sandbox, tmp_path: Path) -> None:
+    begun = threading.Event()
+    threading.Thread(target=lambda: (begun.wait(), sandbox.interrupt())).start()
+    code = "import time\nprint('begun')\ntime.sleep(3600)"
+    assert sandbox.run(code, on_output=lambda *_: begun.set()).status == "interrupted"
+    sandbox.save(tmp_path / "asleep")
+    with wasmsr.Sandbox.load(tmp_path / "asleep") as loaded:
+        loaded.cancel()
+        assert loaded.status == "idle"
+        assert text(loaded.run("1 + 1")) == "2"
+
+
+def test_files_are_limited() -> None:
+    """In each of its folders; after that it works on, and there is room for what is removed."""
+    with wasmsr.Sandbox.python(limits=wasmsr.SandboxLimits(files=1 << 20)) as sandbox:
+        for folder in ("/work", "/tmp"):
+            fill = f"open('{folder}/a', 'wb').write(bytes(900 << 10))"
+            assert text(sandbox.run(fill)) == str(900 << 10)
+            for code in (
+                fill.replace("/a", "/b"),
+                f"for i in range(10**6): open('{folder}/e' + str(i), 'w').close()",
+                f"import os\nfor i in range(10**6): os.mkdir('{folder}/d' + str(i))",
+            ):
+                error = sandbox.run(code).error
+                assert error is not None
+                assert (error.type, error.limit) == ("OSError", "files"), error
+            assert sandbox.run(f"os.unlink('{folder}/a')").error is None
+            hole = f"open('{folder}/a', 'wb').truncate(1 << 40)"  # takes nothing
+            assert text(sandbox.run(hole)) == str(1 << 40)
+            assert text(sandbox.run(fill)) == str(900 << 10)
+        with pytest.raises(wasmsr.SandboxError, match="refuses"):
+            sandbox.put("more", bytes(1 << 20))
+        error = sandbox.run("raise OSError(2, 'No space left on device')").error
+        assert error is not None
+        assert error.limit is None
+
+
+def test_a_value_has_a_limit() -> None:
+    with wasmsr.Sandbox.python(limits=wasmsr.SandboxLimits(output=100_000)) as sandbox:
+        for code in ("'x' * 10_000_000", "display('x' * 10_000_000)"):
+            result = sandbox.run(code)
+            assert result.error is not None
+            assert (result.error.type, result.error.limit) == ("LimitExceeded", "output")
+            assert len(result.artifacts) == 0
+        assert text(sandbox.run("len('x' * 10_000_000)")) == "10000000"
+        forged = "import sys\nwhile True: sys.stdout.write('\\x1ewasmsr:' + 'x' * 100_000)"
+        error = sandbox.run(forged).error
+        assert error is not None
+        assert error.limit == "output"
+        assert len(sandbox._machine.reader.rest) < 2_000_000
+        assert text(sandbox.run("2 + 2")) == "4"
+        sandbox.put("large", bytes(10_000_000))
+        assert sandbox.get("large") == bytes(10_000_000)
+
+
 def test_the_end_of_one_call_stops_no_later_one() -> None:
     """What watches over the end of a call that its limit ended is gone with the call."""
     limits = wasmsr.SandboxLimits(instructions=20_000_000)

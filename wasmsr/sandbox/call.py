@@ -8,6 +8,7 @@ from typing import Any
 from wasmsr.errors import FormatError
 from wasmsr.sandbox.results import SandboxFailure, SandboxResult, SandboxValue, ToolCall
 from wasmsr.sandbox.tools import decode_value
+from wasmsr.wasi.preview1.abi import Errno
 
 
 @dataclass
@@ -73,16 +74,20 @@ class PendingCall:
     def _failure(self, said: Any) -> SandboxFailure | None:
         if type(said) is not dict:
             return None
-        kind, message = str(said.get("type")), str(said.get("message"))
-        text = str(said.get("traceback"))
-        if kind == "KeyboardInterrupt" and self.ending not in (None, "cancel"):
-            message = f"the call was ended by its limit: {self.ending}"
-            return SandboxFailure("LimitExceeded", message, text, limit=self.ending)
+        kind, message = str(said.get("type")), str(said.get("message", ""))
+        text, ending = str(said.get("traceback", "")), None
+        if kind == "LimitExceeded" and said.get("limit") == "output":
+            ending = "output"
+        elif kind == "KeyboardInterrupt" and self.ending != "cancel":
+            ending = self.ending
+        if ending is not None:
+            message = f"the call was ended by its limit: {ending}"
+            return SandboxFailure("LimitExceeded", message, text, limit=ending)
         limit = None
         if kind == "MemoryError":
             limit = "memory"
-        elif kind == "OSError" and ("[Errno 51]" in message or "[Errno 22]" in message):
-            limit = "files" if "No space" in message or "File too large" in message else None
+        elif said.get("errno") in (Errno.NOSPC, Errno.FBIG):
+            limit = "files"
         return SandboxFailure(kind, message, text, limit=limit)
 
     def record(self) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def interrupt(store: Store, about: Mapping[str, Any], argument: str) -> bool:
                 return False
             if len(store.frames()) <= depth:
                 pointer.value = before
+                if argument == "none" and store.wasi is not None:
+                    store.wasi.end_wait()  # a sleep ends as by a signal, and does not go on
                 return True
     except (LookupError, ArithmeticError, TypeError, ValueError, struct.error, WasmsrError):
         return False

@@ -24,8 +24,9 @@ class SandboxLimits:
         instructions: WebAssembly instructions of one call.
         seconds: Time of one call, on the host's clock.
         memory: Bytes of memory, rounded down to pages of 64 KiB.
-        output: Bytes of standard output, standard error and what is displayed in one call.
-        files: Bytes of all files in the sandbox's own folders.
+        output: Bytes of standard output, standard error and what is displayed in one call; the
+            result's value may have as many again.
+        files: Bytes of all files in each of the sandbox's own folders, which are /work and /tmp.
 
     Raises:
         ValueError: A limit is no number above 0.

@@ -26,6 +26,7 @@ from wasmsr.sandbox.results import (
     SandboxValue,
     ToolCall,
 )
+from wasmsr.sandbox.streams import LONGEST, TOO_LONG
 from wasmsr.sandbox.tools import Deferred, ToolBox, decode_value, encode_value
 from wasmsr.sandbox.warm import warm_machine
 from wasmsr.snapshot.snapshot import Snapshot
@@ -36,6 +37,8 @@ Answer = TypeVar("Answer")
 _NO_LIMIT = 1 << 60
 _GRACE_SECONDS = 2.0
 """How long a call that is to end has for it, before it is undone."""
+_WAKE_SECONDS = 0.1
+"""After how long a sleep is ended that began just when the call was to end."""
 
 
 class Sandbox:
@@ -379,6 +382,11 @@ class Sandbox:
     def _used(self) -> _Use:
         return _Use(self)
 
+    def _longest(self, op: str) -> int:
+        """Return how many bytes an answer may have: letters can take six bytes of JSON."""
+        most = self.limits.files * 4 // 3 if op in ("get", "list") else self.limits.output
+        return LONGEST if most is None else min(LONGEST, 6 * most + (1 << 20))
+
     def _forget(self, name: str) -> None:
         found = self._moments.pop(name, None)
         if found is not None:
@@ -389,7 +397,8 @@ class Sandbox:
 
     def _stop(self, why: str) -> None:
         if self._busy.locked():
-            self._wanted = why
+            if why != "wake" or self._wanted is None:
+                self._wanted = why
             self._machine.store.pause()
 
     def _stop_after(self, seconds: float, why: str) -> None:
@@ -447,6 +456,7 @@ class Sandbox:
             self._told = told
             self._machine.mailbox.send(**request)
             call = self._call = PendingCall()
+            self._machine.reader.longest = self._longest(request["op"])
             result = self._drive(call, pause_after)
             keep(call)
             return result
@@ -505,6 +515,10 @@ class Sandbox:
             return call.result("interrupted")
         if wanted == "raise" and call.ending is None:
             return None if self._raise(call) else self._end(call, "cancel")
+        if wanted == "wake":
+            assert store.wasi is not None
+            store.wasi.end_wait()
+            return None
         if wanted is not None:
             return self._end(call, wanted)
         if isinstance(outcome, Paused) and outcome.reason == "fuel":
@@ -522,6 +536,8 @@ class Sandbox:
         if call.question is not None and self._machine.mailbox.hungry:
             self._answer(str(call.question.get("id")), failure="cancelled")
             return True
+        # Code may be on its way into a sleep, which would not see the interrupt.
+        self._stop_after(_WAKE_SECONDS, "wake")
         return interrupts.interrupt(self._machine.store, self._machine.about, "none")
 
     def _end(self, call: PendingCall, why: str) -> SandboxResult | None:
@@ -591,7 +607,11 @@ class Sandbox:
         call, kind = self._call, answer["k"]
         if call is None:
             return
-        if kind == "done":
+        if kind == TOO_LONG["k"]:
+            call.answer = {"error": {"type": "LimitExceeded", "limit": "output"}}
+            if call.ending is None:
+                self._stop("output")
+        elif kind == "done":
             call.answer = answer
         elif kind in ("tool", "input"):
             call.question, call.begun = answer, False

@@ -22,7 +22,11 @@ from wasmsr.wasi.streams.standard import InputStream
 
 MARK = b"\x1ewasmsr:"
 LONGEST = 256 << 20
-"""Bytes of one answer; a guest that sends more is cut off."""
+"""Bytes of one answer, unless the sandbox has a lower limit."""
+PIECE = 1 << 20
+"""Bytes that are looked at together."""
+TOO_LONG = {"k": "too long"}
+"""What stands for an answer that is longer."""
 
 
 class Mailbox(InputStream):
@@ -60,9 +64,14 @@ class Mailbox(InputStream):
 
 
 class AnswerReader:
-    """Tells answers and output of the code apart, in bytes that come in pieces."""
+    """Tells answers and output of the code apart, in bytes that come in pieces.
+
+    Attributes:
+        longest: Bytes of one answer. A longer one is dropped, and `TOO_LONG` is in its place.
+    """
 
     def __init__(self, rest: bytes = b"") -> None:
+        self.longest = LONGEST
         self.rest = rest
 
     @property
@@ -74,10 +83,21 @@ class AnswerReader:
     def rest(self, rest: bytes) -> None:
         self._text = bytearray(rest)
         self._looked = 0  # there is no line feed before this
+        self._dropping = False  # the rest of an answer that was too long
 
     def feed(self, data: bytes) -> list[bytes | dict[str, Any]]:
         """Take bytes, and return output and answers in their order."""
         found: list[bytes | dict[str, Any]] = []
+        for start in range(0, len(data), PIECE):
+            self._feed(data[start : start + PIECE], found)
+        return found
+
+    def _feed(self, data: bytes, found: list[bytes | dict[str, Any]]) -> None:
+        if self._dropping:
+            end = data.find(b"\n")
+            if end < 0:
+                return
+            self._dropping, data = False, data[end + 1 :]
         text = self._text
         text += data
         done, looked, self._looked = 0, self._looked, 0
@@ -91,15 +111,17 @@ class AnswerReader:
                 break
             end = text.find(b"\n", max(mark, looked))
             looked = 0
+            if (len(text) if end < 0 else end) - mark > self.longest:
+                found.append(dict(TOO_LONG))
+                self._dropping = end < 0
+                done = len(text) if end < 0 else end + 1
+                continue
             if end < 0:
-                if len(text) - mark <= LONGEST:
-                    self._looked = len(text) - mark
-                    break
-                end = len(text)
+                self._looked = len(text) - mark
+                break
             found.append(_answer(bytes(text[mark + len(MARK) : end])))
             done = end + 1
         del text[:done]
-        return found
 
 
 def _answer(line: bytes) -> bytes | dict[str, Any]:
@@ -108,7 +130,7 @@ def _answer(line: bytes) -> bytes | dict[str, Any]:
         answer = json.loads(line)
     except (ValueError, RecursionError):
         answer = None
-    if type(answer) is dict and type(answer.get("k")) is str:
+    if type(answer) is dict and type(answer.get("k")) is str and answer != TOO_LONG:
         return answer
     return MARK + line + b"\n"
 

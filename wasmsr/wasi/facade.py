@@ -17,7 +17,7 @@ from wasmsr.wasi.clocks import Clocks, Random
 from wasmsr.wasi.engine import HostFunction
 from wasmsr.wasi.filesystem.mounts import Mount
 from wasmsr.wasi.preview1 import functions, rights, unstable
-from wasmsr.wasi.process import Process, Streams
+from wasmsr.wasi.process import PendingPoll, Process, Streams
 from wasmsr.wasi.streams.descriptor import Descriptor
 from wasmsr.wasi.streams.sockets import Listener
 from wasmsr.wasi.streams.standard import ByteSink, ByteSource, InputStream, OutputStream
@@ -216,6 +216,15 @@ class Wasi:
             streams.stdin.close()
             raise
         self.process.become(process)
+
+    def end_wait(self) -> None:
+        """Let the time come for which a paused program waits, as a signal ends a sleep.
+
+        It is for a program that is told something else at the same time, and asks for it then.
+        """
+        pending = self.process.pending
+        if pending is not None:
+            self.process.pending = PendingPoll(pending.call, pending.started, over=True)
 
     def go_back(self, state: WasiState, files: Contents, since: int | None) -> None:
         """Go back to a state in place: mounts, streams and sockets stay the same.

@@ -36,10 +36,12 @@ class PendingPoll:
     `call`: digest of its arguments and subscriptions, by which the same call is known when it is
     made again; `started`: the program's monotonic clock when it was first made, ns. The deadline of
     a relative time-out is `started` plus that time-out, however often the call is interrupted.
+    `over`: all its time-outs have come, because somebody ends the wait (no snapshot has this).
     """
 
     call: bytes
     started: int
+    over: bool = False
 
 
 @record

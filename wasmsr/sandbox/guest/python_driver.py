@@ -364,7 +364,7 @@ def rich(found: Any) -> dict[str, Any]:
     return data
 
 
-def failure(error: BaseException) -> dict[str, str]:
+def failure(error: BaseException) -> dict[str, Any]:
     """Return an exception as text, without the frames of this file."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename in (OWN, "<string>"):
@@ -379,7 +379,14 @@ def failure(error: BaseException) -> dict[str, str]:
         message = str(error)
     except BaseException:  # noqa: BLE001 (the exception's own `__str__` may fail)
         text = message = type(error).__name__
-    return {"type": type(error).__name__, "message": message, "traceback": text}
+    number = error.errno if isinstance(error, OSError) else None
+    number = number if type(number) is int else None
+    return {
+        "type": type(error).__name__,
+        "message": message,
+        "traceback": text,
+        "errno": number,
+    }
 
 
 def reseed() -> None:

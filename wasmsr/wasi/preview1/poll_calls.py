@@ -186,6 +186,9 @@ def poll_oneoff(
             poll.add_fd(userdata, kind, layout.fd.unpack(content)[0])
         else:
             raise Failure(Errno.INVAL)
+    if pending.over:
+        now = process.clocks.monotonic()
+        poll.deadlines = [(now, userdata) for _, userdata in poll.deadlines]
     try:
         poll.wait(caller)
     except Retry:
