@@ -18,7 +18,7 @@ from tests.docs.console import (
     with_free_ports,
 )
 
-GUIDES = ("save-and-resume", "move", "limit", "watch", "fork", "anywhere")
+GUIDES = ("save-and-resume", "move", "limit", "watch", "fork", "anywhere", "page")
 
 
 LONG = ("save-and-resume", "move")

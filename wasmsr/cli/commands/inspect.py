@@ -45,6 +45,12 @@ or an index): its instructions, what the interpreter makes of them, and their na
   wasmsr inspect fib --json
   wasmsr inspect fib --code fib
 
+With --html, a snapshot becomes a page: one file, which any browser opens without a network. It
+shows the program, and runs it forwards and backwards.
+
+\b
+  wasmsr inspect --html snapshot.bin --module app.wasm -o page.html
+
 With --node, FILE is the id of a program on that node: its state, its run and its call stack are
 shown.
 
@@ -62,9 +68,26 @@ TEXT = (b"(", b";;")
 @click.argument("file", type=click.Path(allow_dash=True))
 @click.option(
     "--program",
+    "--module",
+    "program",
     metavar="PROGRAM",
     envvar=variable("--program"),
     help="The program that was saved, for the names of its functions.",
+)
+@click.option("--html", is_flag=True, help="Write a page that shows the program and runs it.")
+@click.option(
+    "-o",
+    "--output",
+    "out",
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="With --html: write this file, which must not be there; - is standard output.",
+)
+@click.option(
+    "--against",
+    metavar="FILE",
+    type=click.Path(),
+    help="With --html: show too what differs from this snapshot.",
 )
 @click.option(
     "--values",
@@ -106,11 +129,20 @@ def inspect(
     features: str | None,
     code: str | None,
     as_json: bool,
+    html: bool,
+    out: str | None,
+    against: str | None,
     decrypt: str | None,
     node: str | None,
     **proof: str | None,
 ) -> int:
     """Carry out the command; HELP is its help text."""
+    if html:
+        if node is not None or out is None:
+            raise click.UsageError("--html is for a file, and needs -o FILE for the page.")
+        return _write_page(file, program, out, against, read_trust(decrypt))
+    if out is not None or against is not None:
+        raise click.UsageError("-o and --against are for --html.")
     if node is not None:
         return _inspect_on_node(file, {"node": node, **proof}, as_json)
     from wasmsr.cli.running.snapshots import pieces
@@ -131,6 +163,28 @@ def inspect(
     if os.path.isfile(file) and _is_incremental(data):
         return _inspect_checkpoint(file, program, values, as_json, trust)
     return _inspect_snapshot(chain((data,), stream), file, program, values, as_json, trust)
+
+
+def _write_page(
+    file: str, program: str | None, out: str, against: str | None, trust: ReadTrust
+) -> int:
+    from wasmsr.cli.running.snapshots import named_modules
+    from wasmsr.cli.words.messages import say
+    from wasmsr.cli.words.units import human_size
+    from wasmsr.debug.program_page import write_page
+    from wasmsr.errors import printable
+    from wasmsr.snapshot.tools.opened import open_snapshot
+
+    def warn(text: str) -> None:
+        say(text, "warning")
+
+    opened = open_snapshot(file, warn=warn, trust=trust)
+    other = None if against is None else open_snapshot(against, warn=warn, trust=trust)
+    modules = named_modules(opened.state, program, file)
+    size = write_page(opened, modules, out, against=other, warn=warn)
+    if out != "-":
+        say(f"{printable(out)}: {human_size(size)}")
+    return 0
 
 
 def _inspect_on_node(program: str, values: Mapping[str, str | None], as_json: bool) -> int:

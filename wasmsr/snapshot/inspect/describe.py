@@ -69,19 +69,20 @@ def _describe_file(decoder: Decoder) -> dict[str, Any]:
 
 def render(description: Mapping[str, Any], *, values: bool = False) -> str:
     """Return a description as plain text; with `values`, locals and operands as well."""
-    return "".join(f"{line}\n" for line in lines(_all_blocks(description, values)))
+    return "".join(f"{line}\n" for line in lines(blocks_of(description, values)))
 
 
 def show(description: Mapping[str, Any], console: Console, *, values: bool = False) -> None:
     """Print a description on a rich console, with bold titles."""
     from rich.text import Text
 
-    for line in lines(_all_blocks(description, values)):
+    for line in lines(blocks_of(description, values)):
         style = "" if line.startswith(" ") else "bold"
         console.print(Text(line, style=style), soft_wrap=True)
 
 
-def _all_blocks(description: Mapping[str, Any], values: bool) -> Iterator[Block]:
+def blocks_of(description: Mapping[str, Any], values: bool = False) -> Iterator[Block]:
+    """Yield what a description says as tables; with `values`, locals and operands as well."""
     if "file" in description:
         yield from _file_blocks(description["file"])
     for section in _in_place():

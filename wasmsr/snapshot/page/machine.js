@@ -152,10 +152,15 @@ export class Machine {
 
   // Be where the program was after `count` instructions.
   goTo(count) {
+    this.near(count);
+    return count > this.count ? this.run(count - this.count) : this.outcome;
+  }
+
+  // Be where the program was at the last kept state before then, if that is not after here.
+  near(count) {
     if (count < 0n) count = 0n;
     this.watch();
     if (count < this.count || this.outcome !== "paused") this.#return(this.#markBefore(count + 1n));
-    return this.run(count - this.count);
   }
 
   #markBefore(count) {

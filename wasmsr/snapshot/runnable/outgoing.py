@@ -62,12 +62,19 @@ class PlainProgram:
             yield b"".join(pieces)
 
 
-def plain_program(state: SnapshotState, binaries: Sequence[bytes]) -> PlainProgram:
+NO_ROW = 2**32 - 1
+"""The row of a host function that WASI does not have, where somebody else answers its calls."""
+
+
+def plain_program(
+    state: SnapshotState, binaries: Sequence[bytes], *, any_host: bool = False
+) -> PlainProgram:
     """Return a program as a plain state.
 
     Args:
         state: A checked state. The files of its mounts are folders of the host, or are ignored.
         binaries: The binary of each of its modules.
+        any_host: Whether host functions that are not WASI's can go along.
 
     Raises:
         UnportableState: It has something that cannot go along; the message names it.
@@ -99,7 +106,7 @@ def plain_program(state: SnapshotState, binaries: Sequence[bytes]) -> PlainProgr
     )
     sizes = u32(len(binaries), *map(len, binaries))
     parts[plain.MODULES] = sizes + b"".join(binaries)
-    parts[plain.BUILD] = _build(state)
+    parts[plain.BUILD] = _build(state, any_host)
     parts[plain.SEGMENTS] = _segments(state, binaries)
     parts[plain.PUSHED] = u32(*state.thread.pushed)
     parts[plain.TEMPLATE] = _template(state)
@@ -109,7 +116,7 @@ def plain_program(state: SnapshotState, binaries: Sequence[bytes]) -> PlainProgr
     return PlainProgram(plain.join_parts(parts), runs, memories)
 
 
-def _build(state: SnapshotState) -> bytes:
+def _build(state: SnapshotState, any_host: bool) -> bytes:
     """Return the steps in which the store is built, as `restore` does it."""
     hosts = {one.address: one for one in state.host_functions}
     steps: list[bytes] = []
@@ -118,7 +125,8 @@ def _build(state: SnapshotState) -> bytes:
     def add_host() -> None:
         nonlocal following
         one = hosts[following]
-        if one.module != MODULE or one.name not in _ROWS:
+        row = _ROWS.get(one.name) if one.module == MODULE else None
+        if row is None and not any_host:
             raise _cannot(
                 f"it uses the host function {one.module}.{one.name}",
                 f"outside wasmsr there are only the functions of {MODULE}",
@@ -127,7 +135,7 @@ def _build(state: SnapshotState) -> bytes:
         if importer is None:
             raise _cannot(f"no module imports the host function {one.module}.{one.name}")
         function = importer.functions.index(following)
-        steps.append(u32(0, importer.module, function, _ROWS[one.name]))
+        steps.append(u32(0, importer.module, function, NO_ROW if row is None else row))
         following += 1
 
     made = [0, 0, 0, 0]

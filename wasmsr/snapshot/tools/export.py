@@ -26,7 +26,7 @@ def write_wasm(opened: OpenedSnapshot, modules: Iterable[Module], out: str) -> i
         SnapshotError: The file must not or cannot be written.
     """
     state = opened.state
-    found = _modules(opened, modules)
+    found = known_modules(opened, modules)
     if not state.instances:
         raise UnportableState("the state is no plain module: the program has no instance")
     module = found[state.instances[0].module]
@@ -39,14 +39,14 @@ def write_wasm(opened: OpenedSnapshot, modules: Iterable[Module], out: str) -> i
         Module(made, features=module.allowed_features)
     except ModuleError as error:  # rather no module than a wrong one
         raise UnportableState(f"the state is no plain module: {error.message}") from error
-    return _write(opened, made, out)
+    return write_new(opened, made, out)
 
 
 def write_coredump(opened: OpenedSnapshot, modules: Iterable[Module], out: str) -> int:
     """Write a coredump, and return its size; arguments and errors as for `write_wasm`."""
-    found = _modules(opened, modules)
+    found = known_modules(opened, modules)
     name = next((one.name for one in opened.state.modules if one.name), "program")
-    return _write(opened, coredump(opened.state, name, found), out)
+    return write_new(opened, coredump(opened.state, name, found), out)
 
 
 def write_runnable(
@@ -77,13 +77,18 @@ def write_runnable(
             "the program over, and can save it anew",
         )
     check_output(opened, out, replaces=False)
-    binaries = [None if one is None else bytes(one.binary) for one in _modules(opened, modules)]
+    binaries = [
+        None if one is None else bytes(one.binary) for one in known_modules(opened, modules)
+    ]
     made = make_runnable(opened.state, binaries, folder)
-    return _write(opened, made.module, out), made.command(out)
+    return write_new(opened, made.module, out), made.command(out)
 
 
-def _modules(opened: OpenedSnapshot, modules: Iterable[Module]) -> list[Module | None]:
-    """Return the modules of a state: embedded ones, or those that the caller has."""
+def known_modules(opened: OpenedSnapshot, modules: Iterable[Module]) -> list[Module | None]:
+    """Return the modules of a state: embedded ones, or those that the caller has.
+
+    None stands for one that neither has. Raises UnportableState if an embedded one is damaged.
+    """
     given = {module.digest: module for module in modules}
     features = opened.state.limits.features
     found: list[Module | None] = []
@@ -98,9 +103,10 @@ def _modules(opened: OpenedSnapshot, modules: Iterable[Module]) -> list[Module |
     return found
 
 
-def _write(opened: OpenedSnapshot, data: bytes, out: str) -> int:
+def write_new(opened: OpenedSnapshot, data: bytes, out: str) -> int:
+    """Write a file that must not be there, `-` for standard output, and return its size."""
     check_output(opened, out, replaces=False)
     return save_pieces([data], 1 if out == STDOUT else out, what="file")
 
 
-__all__ = ["write_coredump", "write_runnable", "write_wasm"]
+__all__ = ["known_modules", "write_coredump", "write_new", "write_runnable", "write_wasm"]

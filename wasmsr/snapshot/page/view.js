@@ -1,0 +1,297 @@
+// Shows a program: frames, values, code, memory, globals. It changes nothing of the program.
+
+const PAGE = 4096;
+const AROUND = 24; // instructions shown before and after the position
+const ROWS = 16; // lines of memory
+const MOST_ROWS = 2000; // lines of a table
+
+export const byId = (id) => document.getElementById(id);
+export const hex = (value) => "0x" + value.toString(16);
+
+export function element(name, text, more = {}) {
+  const made = document.createElement(name);
+  if (text !== undefined && text !== null) made.textContent = String(text);
+  for (const [key, value] of Object.entries(more)) made.setAttribute(key, value);
+  return made;
+}
+
+export function row(cells, more = {}) {
+  const made = element("tr", null, more);
+  cells.forEach((cell, at) => {
+    const place = element(at ? "td" : "th", null, at ? {} : { scope: "row" });
+    place.append(cell ?? "");
+    made.append(place);
+  });
+  return made;
+}
+
+const bits = new DataView(new ArrayBuffer(16));
+
+// A value of a type as text: signed numbers, floats, references.
+export function valueText(type, value, functionName) {
+  if (type === 0x7f) return `${BigInt.asIntN(32, value)}  ${hex(BigInt.asUintN(32, value))}`;
+  if (type === 0x7e) return `${BigInt.asIntN(64, value)}  ${hex(value)}`;
+  bits.setBigUint64(0, BigInt.asUintN(64, value), true);
+  if (type === 0x7d) return String(bits.getFloat32(0, true));
+  if (type === 0x7c) return String(bits.getFloat64(0, true));
+  if (type === 0x7b) return "0x" + value.toString(16).padStart(32, "0");
+  if (value === 0n) return "null";
+  return type === 0x70 ? functionName(Number(value - 1n)) : `reference ${value - 1n}`;
+}
+
+export class View {
+  constructor(machine, about, codes, baseline) {
+    this.machine = machine;
+    this.about = about;
+    this.codes = codes; // a disassembler for each module
+    this.baseline = baseline; // {of(memory, page): bytes or null} of the saved state
+    this.chosen = null; // the frame that is shown, null for the innermost
+    this.address = 0;
+    this.memory = 0;
+    this.shownBytes = null; // {memory, from, bytes} that were shown last
+  }
+
+  code(instance) {
+    return this.codes[this.machine.core.module_of(instance)];
+  }
+
+  module(instance) {
+    return this.about.modules[this.machine.core.module_of(instance)];
+  }
+
+  functionName(frame) {
+    return this.module(frame.instance).functions[frame.function] ?? `function ${frame.function}`;
+  }
+
+  addressName(address) {
+    const host = this.about.hosts[address];
+    if (host) return `${host.module}.${host.name}`;
+    for (let number = 0; number < this.machine.core.instances(); number++) {
+      const index = this.machine.addresses(number).functions.indexOf(address);
+      if (index >= 0) return this.module(number).functions[index] ?? `function ${index}`;
+    }
+    return `function ${address}`;
+  }
+
+  // The source line of an offset, of the instruction before it in a frame that waits.
+  source(instance, offset, waiting) {
+    const lines = this.module(instance).lines;
+    if (!lines) return "";
+    const wanted = waiting ? offset - 1 : offset;
+    let [low, high] = [0, lines.at.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (lines.at[middle] <= wanted) low = middle + 1;
+      else high = middle;
+    }
+    if (!low || !lines.line[low - 1]) return "";
+    return `${lines.files[lines.file[low - 1]]}:${lines.line[low - 1]}`;
+  }
+
+  // The frame that is shown, and whether it waits for a callee.
+  frame(frames) {
+    const at = this.chosen === null ? frames.length - 1 : Math.min(this.chosen, frames.length - 1);
+    return { at, one: frames[at], waiting: at < frames.length - 1 };
+  }
+
+  show() {
+    const frames = this.machine.frames();
+    const { at, one, waiting } = this.frame(frames);
+    this.#where(frames);
+    this.#frames(frames, at);
+    this.#values(one);
+    this.#code(one, waiting);
+    this.#globals();
+    this.#memoryChoices();
+    this.hex();
+  }
+
+  #where(frames) {
+    const top = frames.at(-1);
+    const place = top ? `in ${this.functionName(top)} at byte ${hex(top.offset)}` : "no function runs";
+    const { count, before, outcome } = this.machine;
+    const since = count ? `, ${count} after it was saved` : ", as it was saved";
+    byId("where").textContent = `After ${before + count} instructions${since}: ${outcome}, ${place}.`;
+  }
+
+  #frames(frames, chosen) {
+    const rows = [];
+    const least = Math.max(0, frames.length - MOST_ROWS);
+    for (let at = frames.length - 1; at >= least; at--) {
+      const one = frames[at];
+      const name = element("button", this.functionName(one), { type: "button", "data-frame": at });
+      const source = this.source(one.instance, one.offset, at < frames.length - 1);
+      const made = row([`${frames.length - 1 - at}`, name, hex(one.offset), source]);
+      if (at === chosen) made.setAttribute("aria-current", "true");
+      rows.push(made);
+    }
+    byId("frames").replaceChildren(...rows);
+  }
+
+  #values(one) {
+    const rows = [];
+    if (one) {
+      const names = this.module(one.instance).locals[one.function] ?? {};
+      one.types.forEach((type, at) => {
+        const local = at < one.locals;
+        const name = local ? names[at] ?? `local ${at}` : `operand ${at - one.locals}`;
+        const dead = local && !one.live[at];
+        const text = dead
+          ? element("span", "no value: it is not read again", { class: "soft" })
+          : valueText(type, one.values[at], (address) => this.addressName(address));
+        rows.push(row([name, typeName(type), text]));
+      });
+    }
+    if (!rows.length) rows.push(row(["none"]));
+    byId("values").replaceChildren(...rows.slice(0, MOST_ROWS));
+  }
+
+  #code(one, waiting) {
+    const list = byId("code");
+    if (!one) return list.replaceChildren(element("li", "no function runs"));
+    const all = this.code(one.instance).of(one.function);
+    const here = all.findIndex((each) => (waiting ? each.end : each.offset) === one.offset);
+    const rows = [];
+    let last = "";
+    for (const each of all.slice(Math.max(0, here - AROUND), here + AROUND + 1)) {
+      const made = element("li");
+      const offset = element("button", hex(each.offset), { type: "button", "data-offset": each.offset });
+      offset.title = "Run to this instruction";
+      const source = this.source(one.instance, each.offset, false);
+      const words = `${"  ".repeat(Math.min(each.depth, 20))}${each.name} ${each.text}`;
+      made.append(offset, element("span", words.trimEnd()));
+      if (source && source !== last) made.append(element("span", source, { class: "soft" }));
+      last = source || last;
+      if (all[here] === each) made.setAttribute("aria-current", "true");
+      rows.push(made);
+    }
+    list.replaceChildren(...rows);
+    const current = list.querySelector("[aria-current]");
+    if (current) list.scrollTop = current.offsetTop - list.offsetTop - list.clientHeight / 2;
+  }
+
+  #globals() {
+    const rows = this.machine.globals().map(({ type, mutable, value }, at) => {
+      const said = typeName(type) + (mutable ? "" : ", constant");
+      return row([
+        this.about.globals[at] ?? `global ${at}`,
+        said,
+        valueText(type, value, (address) => this.addressName(address)),
+      ]);
+    });
+    byId("globals").replaceChildren(...(rows.length ? rows.slice(0, MOST_ROWS) : [row(["none"])]));
+  }
+
+  #memoryChoices() {
+    const count = this.machine.memories();
+    const list = byId("memory");
+    if (list.options.length === count) return;
+    list.replaceChildren();
+    for (let at = 0; at < count; at++)
+      list.append(element("option", this.about.memories[at] ?? `memory ${at}`, { value: at }));
+  }
+
+  hex() {
+    const place = byId("hex");
+    if (!this.machine.memories()) return place.replaceChildren("no memory");
+    const memory = this.machine.memory(this.memory);
+    const from = Math.max(0, Math.min(this.address, memory.length - 1)) & ~15;
+    const bytes = memory.slice(from, from + 16 * ROWS);
+    const before = this.shownBytes;
+    const same = before && before.memory === this.memory ? before : { from: 0, bytes: [] };
+    const pieces = [];
+    for (let line = 0; line < bytes.length; line += 16) {
+      pieces.push((from + line).toString(16).padStart(8, "0") + "  ");
+      let text = "";
+      for (let at = line; at < line + 16 && at < bytes.length; at++) {
+        const old = same.bytes[from + at - same.from];
+        const byte = bytes[at];
+        const kinds = [
+          ...(old !== undefined && old !== byte ? ["changed"] : []),
+          ...(from + at === this.address ? ["chosen"] : []),
+        ];
+        const shown = byte.toString(16).padStart(2, "0");
+        pieces.push(kinds.length ? element("span", shown, { class: kinds.join(" ") }) : shown);
+        pieces.push(at % 16 === 7 ? "  " : " ");
+        text += byte > 31 && byte < 127 ? String.fromCharCode(byte) : ".";
+      }
+      pieces.push(` ${text}\n`);
+    }
+    place.replaceChildren(...pieces);
+    this.shownBytes = { memory: this.memory, from, bytes };
+  }
+
+  // Where data is, and what differs from the saved state, in pages of 4 KiB.
+  map() {
+    if (!this.machine.memories()) return;
+    const memory = this.machine.memory(this.memory);
+    const pages = memory.length / PAGE;
+    const kinds = new Uint8Array(pages);
+    const words = new BigUint64Array(memory.buffer, memory.byteOffset, memory.length / 8);
+    const each = PAGE / 8;
+    for (let page = 0; page < pages; page++) {
+      const old = this.baseline.of(this.memory, page);
+      for (let at = 0; at < each; at++) {
+        const word = words[page * each + at];
+        if (word) kinds[page] |= 1;
+        if (word !== (old ? old[at] : 0n)) kinds[page] |= 2;
+        if (kinds[page] & 2) break;
+      }
+    }
+    this.#draw(kinds);
+    this.#ranges(kinds);
+  }
+
+  #draw(kinds) {
+    const canvas = byId("map");
+    const cells = canvas.width * 8;
+    const per = Math.max(1, Math.ceil(kinds.length / cells));
+    const ink = getComputedStyle(document.body);
+    const colours = ["--fill", "--soft", "--changed", "--changed"].map((name) => ink.getPropertyValue(name));
+    const paint = canvas.getContext("2d");
+    paint.clearRect(0, 0, canvas.width, canvas.height);
+    for (let cell = 0; cell * per < kinds.length; cell++) {
+      let kind = 0;
+      for (let at = cell * per; at < (cell + 1) * per && at < kinds.length; at++) kind |= kinds[at];
+      paint.fillStyle = colours[kind];
+      paint.fillRect(cell >> 3, (cell & 7) * 8, 1, 8);
+    }
+    const data = kinds.filter((kind) => kind & 1).length;
+    const changed = kinds.filter((kind) => kind & 2).length;
+    byId("map-said").textContent =
+      `${kinds.length} pages of 4 KiB; ${data + kinds.filter((kind) => kind === 2).length} have data or ` +
+      `changed, ${changed} changed since the program was saved.`;
+  }
+
+  #ranges(kinds) {
+    const rows = [];
+    const said = (kind) => (kind & 2 ? "changed" : kind & 1 ? "data" : "zeros");
+    for (let from = 0; from < kinds.length && rows.length < MOST_ROWS; ) {
+      let to = from;
+      while (to < kinds.length && said(kinds[to]) === said(kinds[from])) to++;
+      const start = element("button", hex(from * PAGE), { type: "button", "data-address": from * PAGE });
+      rows.push(row([start, hex(to * PAGE - 1), said(kinds[from])]));
+      from = to;
+    }
+    byId("ranges").replaceChildren(...rows);
+  }
+
+  tables(place, blocks) {
+    for (const [title, headings, rows] of blocks) {
+      if (!rows.length) continue;
+      const table = element("table");
+      table.append(element("caption", title));
+      if (headings.length) {
+        const head = element("tr");
+        for (const heading of headings) head.append(element("th", heading, { scope: "col" }));
+        const top = element("thead");
+        top.append(head);
+        table.append(top);
+      }
+      const body = element("tbody");
+      body.append(...rows.slice(0, MOST_ROWS).map((cells) => row(cells)));
+      table.append(body);
+      place.append(table);
+    }
+  }
+}
