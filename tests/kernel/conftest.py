@@ -14,7 +14,7 @@ import pytest
 @pytest.fixture
 def jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which the kernel `wasmsr` is installed, and no other one is found."""
-    words = ["kernel", "install", "--prefix", str(tmp_path)]
+    words = ["kernel", "install", "--prefix", str(tmp_path), "--checkpoint-every", "0.1"]
     done = subprocess.run(
         [sys.executable, "-m", "wasmsr", *words], capture_output=True, text=True, timeout=60
     )
@@ -22,6 +22,7 @@ def jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share" / "jupyter"))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "config"))
     return tmp_path
 

@@ -110,7 +110,6 @@ class ClientPorts:
         kind: str,
         content: dict[str, Any],
         parent: dict[str, Any] | None,
-        metadata: dict[str, Any] | None = None,
     ) -> None:
         """Tell all clients something.
 
@@ -118,7 +117,6 @@ class ClientPorts:
             kind: The type of the message.
             content: Its content.
             parent: The header of the request that it belongs to.
-            metadata: Its metadata.
         """
         self.session.send(
             self.sockets["iopub"],
@@ -126,7 +124,6 @@ class ClientPorts:
             content,
             parent={} if parent is None else {"header": parent},
             ident=kind.encode(),
-            metadata=metadata,
         )
 
     def reply(self, name: str, kind: str, content: dict[str, Any], to: ClientMessage) -> None:

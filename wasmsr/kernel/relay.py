@@ -7,65 +7,24 @@ shell port are answered one after the other, in their order.
 from __future__ import annotations
 
 import logging
-import socket
-import subprocess
-import sys
-import time
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import zmq
 
 from wasmsr import __version__
 from wasmsr.kernel.ports import ClientMessage, ClientPorts
+from wasmsr.kernel.process import CellProcess
 from wasmsr.kernel.settings import KernelSettings
-from wasmsr.kernel.wire import MessageReader, frame, receive
+from wasmsr.kernel.showing import CellOutput
 
 PROTOCOL = "5.3"
 """The version of Jupyter's messaging protocol."""
-BATCH = 0.05
-"""Seconds for which output is collected before it is shown."""
-MOST_BATCHED = 1 << 16
-"""Characters that are shown at once."""
+LOSSES = 10
+"""Workers that may end one after the other without any progress."""
 _log = logging.getLogger(__name__)
 _ASKED = ("execute", "complete", "inspect", "is_complete")
-
-
-class CellProcess:
-    """The process that has the sandbox.
-
-    Args:
-        settings: What it gets.
-    """
-
-    def __init__(self, settings: KernelSettings) -> None:
-        self.stream, other = socket.socketpair()
-        with other:
-            words = [sys.executable, "-m", "wasmsr.kernel.worker", str(other.fileno())]
-            self.process = subprocess.Popen(
-                [*words, settings.text()], pass_fds=[other.fileno()], stdin=subprocess.DEVNULL
-            )
-        self._reader = MessageReader()
-
-    def send(self, **message: Any) -> None:
-        """Send a message; a worker that has ended does not get it."""
-        try:
-            self.stream.sendall(frame(message))
-        except OSError:
-            _log.info("the worker has ended before it got a message")
-
-    def receive(self) -> list[dict[str, Any]] | None:
-        """Return the messages that are there; None if the worker has ended."""
-        return receive(self.stream, self._reader)
-
-    def close(self) -> int:
-        """End it, and return its exit code."""
-        self.stream.close()  # it ends when it sees that
-        try:
-            return self.process.wait(5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
 
 
 class KernelRelay:
@@ -74,22 +33,32 @@ class KernelRelay:
     Args:
         ports: Its ports.
         settings: What the worker gets.
+        folder: Where the worker's states are.
     """
 
-    def __init__(self, ports: ClientPorts, settings: KernelSettings) -> None:
+    def __init__(self, ports: ClientPorts, settings: KernelSettings, folder: Path) -> None:
         self.ports = ports
         self._settings = settings
+        self._folder = folder
         self._waiting: deque[ClientMessage] = deque()
         self._now: ClientMessage | None = None
         self._number = 0
         self._count = 0
         self._asked_input = False
         self._history: list[tuple[int, str, str | None]] = []
-        self._output: tuple[str, list[str]] | None = None
-        self._shown_at = 0.0
+        self._request_now: dict[str, Any] = {}
+        self._output = CellOutput(self._publish)
+        self._lines: list[str] = []
+        self._cancelled = False
+        self._executed = 0
+        """The number of the last cell that has ended."""
+        self._older = False
+        self._state: dict[str, Any] = {}
+        self._losses = 0
+        self._lost_by: str | None = None
         self._ended = False
         self._why: str | None = None
-        self._worker = CellProcess(settings)
+        self._worker = CellProcess(settings, folder)
         self._poller = zmq.Poller()
         for one in ports.sockets.values():
             self._poller.register(one, zmq.POLLIN)
@@ -102,21 +71,21 @@ class KernelRelay:
             while not self._ended:
                 self._turn()
         finally:
-            self._show_output()
+            self._output.flush()
             self._worker.close()
             self.ports.close()
 
     def interrupt(self) -> None:
         """End the cell that runs."""
         if self._now is not None:
+            self._cancelled = True
             self._worker.send(op="cancel", n=self._number)
 
     def _turn(self) -> None:
         """Wait for something, and do what follows."""
-        wait = None
-        if self._output is not None:
-            wait = max(0, int(1000 * (self._shown_at + BATCH - time.monotonic())))
-        ready = {one for one, _ in self._poller.poll(wait)}
+        wait = self._output.wait()
+        events = self._poller.poll(None if wait is None else int(1000 * wait) + 1)
+        ready = {one for one, _ in events}
         sockets = self.ports.sockets
         if sockets["hb"] in ready:
             self.ports.echo()
@@ -132,8 +101,8 @@ class KernelRelay:
                 self._waiting.append(message)
         if self._worker.stream in ready or self._worker.stream.fileno() in ready:
             self._heard()
-        if self._output is not None and time.monotonic() >= self._shown_at + BATCH:
-            self._show_output()
+        if self._output.wait() == 0:
+            self._output.flush()
         while self._now is None and self._waiting and not self._ended:
             self._begin(self._waiting.popleft())
 
@@ -167,15 +136,19 @@ class KernelRelay:
             self._at_once(message, "shell")
             self._status("idle", message)
             return
-        self._now = message
+        self._now, self._request_now = message, request
         self._number += 1
+        self._lines, self._cancelled = [], False
+        self._output.begin()
         if message.kind == "execute_request" and not request["silent"]:
             said = {"code": request["code"], "execution_count": request["count"]}
             self.ports.publish("execute_input", said, message.header)
         if self._why is not None:
             self._done({"reply": self._failed("KernelError", self._why), "value": None})
             return
-        self._worker.send(n=self._number, **request)
+        if self._worker.ready:
+            self._say_older()
+            self._worker.send(n=self._number, goes_on=False, **request)
 
     def _request(self, message: ClientMessage) -> dict[str, Any] | None:
         """Return what the worker is to do, None if it has no part in it.
@@ -245,6 +218,7 @@ class KernelRelay:
         parent = message.content.get("value")
         if now is not None and type(parent) is str and message.idents == now.idents:
             self._asked_input = False
+            self._lines.append(parent)
             self._worker.send(op="input", value=parent)
 
     def _past(self, content: dict[str, Any]) -> list[Any]:
@@ -277,39 +251,90 @@ class KernelRelay:
             kind = message["k"]
             if kind == "failed":
                 self._why = message["why"]
+            elif kind == "ready":
+                self._opened(message["record"])
             if self._now is None or message["n"] != self._number:
                 continue
             if kind == "out":
-                self._collect(message["stream"], message["text"])
-                continue
-            self._show_output()
-            if kind == "show":
-                said = {"data": message["data"], "metadata": {}, "transient": {}}
-                self.ports.publish("display_data", said, self._now.header)
+                self._output.text(message["stream"], message["text"])
+            elif kind == "show":
+                self._output.show(message["data"])
             elif kind == "input":
-                self._asked_input = True
-                said = {"prompt": message["prompt"], "password": message["password"]}
-                self.ports.reply("stdin", "input_request", said, self._now)
+                self._ask(message)
             elif kind == "done":
                 self._done(message)
+
+    def _ask(self, message: dict[str, Any]) -> None:
+        """Ask for a line, unless it was typed before the worker was lost."""
+        now = self._now
+        assert now is not None
+        if message["at"] < len(self._lines):
+            self._worker.send(op="input", value=self._lines[message["at"]])
+            return
+        self._output.flush()
+        self._asked_input = True
+        said = {"prompt": message["prompt"], "password": message["password"]}
+        self.ports.reply("stdin", "input_request", said, now)
+
+    def _opened(self, record: dict[str, Any]) -> None:
+        """Give a new worker what is to be done, from the state that it has."""
+        self._worker.ready = True
+        if self._state.get("number") != record["number"]:
+            self._losses = 0
+        self._state = record
+        self._older = self._older or record["done"] < self._executed
+        now, number = self._now, self._number
+        if now is not None and record["done"] == number:
+            self._done(record)
+        elif now is not None:
+            goes_on = record["now"] == number
+            if self._lost_by is not None and now.kind == "execute_request":
+                where = "where it was a moment ago" if goes_on else "from its beginning"
+                why = f"{self._lost_by} The cell goes on {where}."
+                self._output.resumed(record["shown"] if goes_on else {}, why)
+            self._say_older()
+            self._worker.send(n=number, goes_on=goes_on, **self._request_now)
+            if self._cancelled:
+                self._worker.send(op="cancel", n=number)
+        self._lost_by = None
+
+    def _say_older(self) -> None:
+        """Say that the state is older than the notebook, if a state could not be written."""
+        if self._older:
+            self._older = False
+            said = "wasmsr: The process has ended, and the state of the last cells was not kept."
+            self._output.mark(said, {"older": True})
 
     def _lost(self) -> None:
         """Start a new worker in place of one that has ended by itself."""
         self._poller.unregister(self._worker.stream)
         code = self._worker.close()
+        self._losses += 1
+        self._asked_input = False
+        said = f"signal {-code}" if code < 0 else f"exit code {code}"
+        self._lost_by = f"The process of the sandbox has ended ({said})."
+        if self._why is None and self._losses > LOSSES:
+            if self._now is not None:
+                why = f"{self._losses} processes one after the other have ended here ({said})"
+                self._losses = 0
+                self._done({"reply": self._failed("KernelError", why), "value": None})
+            else:
+                self._why = f"the process of the sandbox ends again and again ({said})"
         if self._why is None:
-            self._worker = CellProcess(self._settings)
+            self._worker = CellProcess(self._settings, self._folder)
             self._poller.register(self._worker.stream, zmq.POLLIN)
-        if self._now is not None:
-            why = self._why or f"the process of the sandbox has ended ({code}); its state is lost"
-            self._done({"reply": self._failed("KernelError", why), "value": None})
+        elif self._now is not None:
+            self._done({"reply": self._failed("KernelError", self._why), "value": None})
 
     def _done(self, message: dict[str, Any]) -> None:
         """Tell the client what came of its request."""
-        now, self._now, self._asked_input = self._now, None, False
+        now = self._now
         assert now is not None
+        self._output.end()
+        self._now, self._asked_input, self._losses = None, False, 0
         reply, value = message["reply"], message["value"]
         if now.kind == "execute_request":
+            self._executed = self._number
             reply = {**reply, "execution_count": self._count}
             silent = bool(now.content.get("silent"))
             if value is not None:
@@ -344,23 +369,9 @@ class KernelRelay:
 
     # ---- what clients see ------------------------------------------------------------------------
 
-    def _collect(self, stream: str, text: str) -> None:
-        """Take output, which is shown soon."""
-        if self._output is not None and self._output[0] != stream:
-            self._show_output()
-        if self._output is None:
-            self._output = (stream, [])
-            self._shown_at = time.monotonic()
-        self._output[1].append(text)
-        if sum(map(len, self._output[1][-64:])) > MOST_BATCHED:
-            self._show_output()
-
-    def _show_output(self) -> None:
-        if self._output is None or self._now is None:
-            return
-        (stream, parts), self._output = self._output, None
-        said = {"name": stream, "text": "".join(parts)}
-        self.ports.publish("stream", said, self._now.header)
+    def _publish(self, kind: str, content: dict[str, Any]) -> None:
+        if self._now is not None:
+            self.ports.publish(kind, content, self._now.header)
 
     def _status(self, state: str, message: ClientMessage) -> None:
         self.ports.publish("status", {"execution_state": state}, message.header)

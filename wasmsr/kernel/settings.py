@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,14 @@ class KernelSettings:
         mounts: Folders of the host, as "HOST::GUEST::MODE".
         memory: Bytes of memory.
         output: Bytes of output of one cell.
+        every: Seconds between two states that are kept of a cell that runs; 0 is none.
     """
 
     packages: str = "base"
     mounts: tuple[str, ...] = ()
     memory: int = 2 << 30
     output: int = 64 << 20
+    every: float = 5.0
 
     def text(self) -> str:
         """Return them as one word of a command line."""
@@ -93,3 +97,11 @@ class ConnectionFile:
         if not isinstance(scheme, str):
             raise TypeError("signature_scheme must be a string")
         return cls(addresses, given["key"].encode(), scheme)
+
+    @property
+    def folder(self) -> Path:
+        """Where the states of the kernel with this file are: the same as long as it lives."""
+        base = os.environ.get("XDG_STATE_HOME", "") or os.path.expanduser("~/.local/state")
+        text = repr((sorted(self.addresses.items()), self.key))
+        name = hashlib.sha256(text.encode()).hexdigest()[:32]
+        return Path(base) / "wasmsr" / "kernels" / name

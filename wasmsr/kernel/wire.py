@@ -5,7 +5,7 @@ asks with an `op`, the worker answers with a kind `k`. `n` is the number of the 
 
 | to the worker | |
 |---|---|
-| `execute` | `n`, `code`, `count`, `silent`, `stdin`, `expressions` |
+| `execute` | `n`, `code`, `count`, `silent`, `stdin`, `expressions`; `goes_on`: with the state |
 | `complete`, `inspect`, `is_complete` | `n`, `code`, `cursor`, `detail` |
 | `input` | `value`: the line that was asked for |
 | `cancel` | `n`: end this cell |
@@ -13,10 +13,10 @@ asks with an `op`, the worker answers with a kind `k`. `n` is the number of the 
 
 | from the worker | |
 |---|---|
-| `ready`, `failed` | it takes requests; it cannot start, and `why` |
+| `ready`, `failed` | it takes requests, `record`: the state it has; it cannot start, and `why` |
 | `out` | `n`, `stream`, `text` |
 | `show` | `n`, `data`: by MIME type, bytes in base64 |
-| `input` | `n`, `prompt`, `password`: it waits for a line |
+| `input` | `n`, `at`, `prompt`, `password`: it waits for the line of this number |
 | `done` | `n`, `reply`: the content of the client's reply; `value`: as `data`, or None |
 """
 

@@ -1,6 +1,8 @@
 """The process behind a kernel's ports: it has the sandbox, and executes one request at a time.
 
-The relay starts it as `python -m wasmsr.kernel.worker DESCRIPTOR SETTINGS`. It ends with its relay.
+The relay starts it as `python -m wasmsr.kernel.worker DESCRIPTOR SETTINGS FOLDER`. It ends with its
+relay. It writes its state into the folder after each cell, before it says that the cell has ended,
+and from time to time while a cell runs; a new process goes on there.
 """
 
 from __future__ import annotations
@@ -12,10 +14,14 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from wasmsr.errors import WasmsrError
+from wasmsr.kernel.checkpoints import CellRecord, StateFolder
 from wasmsr.kernel.settings import KernelSettings
 from wasmsr.kernel.wire import MessageReader, frame, receive
 from wasmsr.sandbox.results import SandboxLimits, SandboxResult, SandboxValue
@@ -40,17 +46,24 @@ class CellWorker:
 
     Args:
         stream: The connection with the relay.
-        sandbox: The sandbox.
+        settings: What it is told.
+        folder: Where its states are.
     """
 
-    def __init__(self, stream: socket.socket, sandbox: Sandbox) -> None:
-        self.sandbox = sandbox
+    def __init__(
+        self, stream: socket.socket, settings: KernelSettings, folder: StateFolder
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self.sandbox = self._opened(folder.record.file)
         self._stream = stream
         self._requests: queue.Queue[dict[str, Any]] = queue.Queue()
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._number = 0
-        self._running = False
-        self._told = threading.Event()
+        self._running = threading.Event()
+        self._saved_at = 0.0
+        self._shown = {"stdout": 0, "stderr": 0, "objects": 0}
+        self._read = 0
         self._cancel = 0
         """The number of the request that is to end."""
         self._cancels = 0
@@ -59,7 +72,7 @@ class CellWorker:
         """Answer requests until the relay ends."""
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._nudge, daemon=True).start()
-        self.tell("ready")
+        self.tell("ready", record=asdict(self._folder.record))
         while True:
             request = self._requests.get()
             self._number = request["n"]
@@ -67,6 +80,8 @@ class CellWorker:
                 value, reply = getattr(self, f"do_{request['op']}")(request)
             except WasmsrError as error:
                 value, reply = None, failed(type(error).__name__, str(error))
+            if request["op"] == "execute":
+                self._keep(value, reply)
             self.tell("done", reply=reply, value=value)
 
     def tell(self, kind: str, **what: Any) -> None:
@@ -77,28 +92,25 @@ class CellWorker:
 
     def do_execute(self, request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Execute a cell; return its value as data, and the content of the reply."""
-        self._cancels = 0
-        ask = self._ask_later if request["stdin"] else None
-        self._running = True
-        self._told.set()  # it may be that this request is to end already
+        record = self._folder.record
+        goes_on = request["goes_on"] and record.now == self._number
+        self._cancels, self._saved_at = 0, time.monotonic()
+        self._shown = {"stdout": 0, "stderr": 0, "objects": 0, **(record.shown if goes_on else {})}
+        self._read = record.lines if goes_on else 0
+        if not goes_on and self.sandbox.status != "idle":  # of a cell that was given up
+            self.sandbox = self._opened(record.between)
+        self._running.set()
         try:
-            name = f"<cell {request['count']}>"
-            result = self._finish(
-                lambda: self.sandbox.run(
-                    request["code"],
-                    filename=name,
-                    silent=request["silent"],
-                    on_output=self._wrote,
-                    on_display=self._shown,
-                    on_input=ask,
-                )
-            )
+            result = self._finish(self._go_on(request, begins=not goes_on), request)
         finally:
-            self._running = False
+            self._running.clear()
         if result.error is not None:
             error = result.error
             text = error.traceback or f"{error.type}: {error.message}"
-            if error.rolled_back:
+            if self.sandbox.status == "closed":
+                self.sandbox = self._opened(record.between)
+                text += "\nThe state is that before the cell."
+            elif error.rolled_back:
                 text += "\nThe state is that before the cell."
             return None, failed(error.type, error.message, text)
         reply: dict[str, Any] = {"status": "ok", "payload": []}
@@ -135,9 +147,8 @@ class CellWorker:
 
     # ---- a call that runs ------------------------------------------------------------------------
 
-    def _finish(self, begin: Callable[[], SandboxResult]) -> SandboxResult:
+    def _finish(self, go_on: Callable[[], SandboxResult], request: dict[str, Any]) -> SandboxResult:
         """Begin a call, or go on with it, until it has an end."""
-        go_on = begin
         while True:
             try:
                 result = go_on()
@@ -146,7 +157,7 @@ class CellWorker:
                 if line is None:
                     result = self._cancelled()
                 else:
-                    go_on = self._resumed(line)
+                    go_on = self._go_on(request, line=line)
                     continue
             if result.status == "finished":
                 return result
@@ -154,18 +165,31 @@ class CellWorker:
                 result = self._cancelled()
                 if result.status == "finished":
                     return result
-            go_on = self._resumed(None)
+            elif self._due():
+                self._keep_middle()
+            go_on = self._go_on(request)
 
-    def _resumed(self, line: str | None) -> Callable[[], SandboxResult]:
-        """Return what goes on with the call; a line is the answer to what it has asked."""
+    def _go_on(
+        self, request: dict[str, Any], *, begins: bool = False, line: str | None = None
+    ) -> Callable[[], SandboxResult]:
+        """Return what begins a call or goes on with it; a line is what it waits for."""
         given = [] if line is None else [line]
 
         def ask(prompt: str, password: bool) -> str:
-            return given.pop() if given else self._ask_later(prompt, password)
+            if not given:
+                raise _InputAwaited(prompt, password)
+            self._read += 1
+            return given.pop()
 
-        return lambda: self.sandbox.resume(
-            on_output=self._wrote, on_display=self._shown, on_input=ask
-        )
+        told: dict[str, Any] = {
+            "on_output": self._wrote,
+            "on_display": self._displayed,
+            "on_input": ask if request["stdin"] else None,
+        }
+        if not begins:
+            return lambda: self.sandbox.resume(**told)
+        name, silent = f"<cell {request['count']}>", request["silent"]
+        return lambda: self.sandbox.run(request["code"], filename=name, silent=silent, **told)
 
     def _cancelled(self) -> SandboxResult:
         """End the call by a KeyboardInterrupt; it may go on if the code catches this."""
@@ -175,16 +199,13 @@ class CellWorker:
         assert result is not None
         return result
 
-    def _ask_later(self, prompt: str, password: bool) -> str:
-        raise _InputAwaited(prompt, password)
-
     def _line(self, asked: _InputAwaited) -> str | None:
         """Return what somebody types; None if the cell is to end."""
         while not self._lines.empty():
             self._lines.get()
         if self._cancel == self._number:
             return None
-        self.tell("input", prompt=asked.prompt, password=asked.password)
+        self.tell("input", at=self._read, prompt=asked.prompt, password=asked.password)
         return self._lines.get()
 
     def _expression(self, code: str) -> dict[str, Any]:
@@ -196,10 +217,50 @@ class CellWorker:
         return {"status": "ok", "data": data, "metadata": {}}
 
     def _wrote(self, stream: str, text: str) -> None:
+        self._shown[stream] += len(text)
         self.tell("out", stream=stream, text=text)
 
-    def _shown(self, value: SandboxValue) -> None:
+    def _displayed(self, value: SandboxValue) -> None:
+        self._shown["objects"] += 1
         self.tell("show", data=as_data(value))
+
+    # ---- states ----------------------------------------------------------------------------------
+
+    def _opened(self, file: str) -> Sandbox:
+        """Return the sandbox of a file of the folder, or a new one."""
+        settings = self._settings
+        limits = SandboxLimits(memory=settings.memory, output=settings.output)
+        if file:
+            path = self._folder.path / file
+            return Sandbox.load(path, mounts=settings.mounts, limits=limits)
+        return Sandbox.python(settings.packages, mounts=settings.mounts, limits=limits)
+
+    def _keep(self, value: Any, reply: dict[str, Any]) -> None:
+        """Write the state after a cell; say it if that fails."""
+        record = CellRecord(done=self._number, reply=reply, value=value)
+        try:
+            self._folder.write(self.sandbox.saver(), record)
+            failure = self._folder.failure()
+        except WasmsrError as error:
+            failure = str(error)
+        if failure is not None:
+            text = f"wasmsr: the state was not kept: {failure}\n"
+            self.tell("out", stream="stderr", text=text)
+
+    def _keep_middle(self) -> None:
+        """Write the state in the middle of a cell, while the cell goes on."""
+        last = self._folder.record
+        record = CellRecord(
+            done=last.done, now=self._number, shown=dict(self._shown), lines=self._read
+        )
+        self._folder.write_later(self.sandbox.saver(), record)
+        self._saved_at = time.monotonic()
+
+    def _due(self) -> bool:
+        every = self._settings.every
+        if self._cancels >= INTERRUPTS or self._folder.busy:  # what is to end soon is left alone
+            return False
+        return 0 < every <= time.monotonic() - self._saved_at
 
     # ---- threads ---------------------------------------------------------------------------------
 
@@ -211,7 +272,6 @@ class CellWorker:
                 op = message["op"]
                 if op == "cancel":
                     self._cancel = message["n"]
-                    self._told.set()
                     self._lines.put(None)
                 elif op == "input":
                     self._lines.put(message["value"])
@@ -223,13 +283,11 @@ class CellWorker:
 
     def _nudge(self) -> None:
         """Stop the call as long as somebody has a wish that it does not know of."""
-        idle = threading.Event()
         while True:
-            self._told.wait()
-            self._told.clear()
-            while self._running and self._cancel == self._number:
+            self._running.wait()
+            if self._cancel == self._number or self._due():
                 self.sandbox.interrupt()
-                idle.wait(NUDGE)
+            time.sleep(NUDGE)
 
 
 def as_data(value: SandboxValue) -> dict[str, str]:
@@ -251,13 +309,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the relay gets it, and says what it means
     stream = socket.socket(fileno=int(sys.argv[1]))
     settings = KernelSettings.of_text(sys.argv[2])
-    limits = SandboxLimits(memory=settings.memory, output=settings.output)
     try:
-        sandbox = Sandbox.python(settings.packages, mounts=settings.mounts, limits=limits)
+        worker = CellWorker(stream, settings, StateFolder(Path(sys.argv[3])))
     except WasmsrError as error:
         stream.sendall(frame({"k": "failed", "n": 0, "why": str(error)}))
         return
-    CellWorker(stream, sandbox).serve()
+    worker.serve()
 
 
 if __name__ == "__main__":

@@ -336,8 +336,12 @@ class Sandbox:
         Raises:
             SnapshotError: It cannot be written.
         """
+        return self.saver()(path)
+
+    def saver(self) -> Callable[[str | os.PathLike[str]], int]:
+        """Copy the state; return what `save` is for the copy, while the sandbox goes on."""
         with self._used():
-            return Snapshot(self._machine.state(self._call, self.limits)).save(path)
+            return Snapshot(self._machine.state(copy.deepcopy(self._call), self.limits)).save
 
     @classmethod
     def load(

@@ -62,6 +62,14 @@ def _sandbox_options(command: Any) -> Any:
                 show_default=True,
                 help="Memory of the sandbox.",
             ),
+            option(
+                "--checkpoint-every",
+                metavar="SECONDS",
+                default=5.0,
+                show_default=True,
+                type=click.FloatRange(0),
+                help="Keep states of a cell that runs so often. 0: only after each cell.",
+            ),
         )
     ):
         command = one(command)
@@ -86,6 +94,7 @@ def install(
     packages: str,
     mounts: tuple[str, ...],
     max_memory: str,
+    checkpoint_every: float,
 ) -> None:
     """Carry out the command; INSTALL is its help text."""
     if user + sys_prefix + (prefix is not None) > 1:
@@ -93,8 +102,9 @@ def install(
     _need()
     from wasmsr.kernel.spec import spec_folder, spec_of, write_spec
 
-    _settings(packages, mounts, max_memory)
+    _settings(packages, mounts, max_memory, checkpoint_every)
     options = ["--packages", packages, "--max-memory", max_memory]
+    options += ["--checkpoint-every", str(checkpoint_every)]
     for mount in mounts:
         host, _, rest = mount.partition("::")
         options += ["--dir", f"{Path(host).resolve()}::{rest}"]
@@ -116,22 +126,32 @@ def install(
     help="The connection file that the client has written.",
 )
 @_sandbox_options
-def run(file: str, packages: str, mounts: tuple[str, ...], max_memory: str) -> None:
+def run(
+    file: str,
+    packages: str,
+    mounts: tuple[str, ...],
+    max_memory: str,
+    checkpoint_every: float,
+) -> None:
     """Carry out the command; RUN is its help text."""
     _need()
     import signal
 
+    from wasmsr.kernel.checkpoints import forget_states
     from wasmsr.kernel.ports import ClientPorts
     from wasmsr.kernel.relay import KernelRelay
     from wasmsr.kernel.settings import ConnectionFile
 
-    settings = _settings(packages, mounts, max_memory)
-    relay = KernelRelay(ClientPorts(ConnectionFile.read(Path(file))), settings)
+    settings = _settings(packages, mounts, max_memory, checkpoint_every)
+    connection = ConnectionFile.read(Path(file))
+    forget_states(connection.folder)
+    relay = KernelRelay(ClientPorts(connection), settings, connection.folder)
     signal.signal(signal.SIGINT, lambda *_: relay.interrupt())
     relay.serve()
+    forget_states(connection.folder)
 
 
-def _settings(packages: str, mounts: tuple[str, ...], max_memory: str) -> Any:
+def _settings(packages: str, mounts: tuple[str, ...], max_memory: str, every: float) -> Any:
     """Return the settings that options mean. Raises UsageError: They cannot be used."""
     from wasmsr.kernel.settings import KernelSettings
     from wasmsr.sandbox.guests import PACKAGE_SETS
@@ -141,7 +161,7 @@ def _settings(packages: str, mounts: tuple[str, ...], max_memory: str) -> Any:
     from wasmsr.runspec.kinds import Size
 
     try:
-        return KernelSettings(packages, mounts, Size().read(max_memory))
+        return KernelSettings(packages, mounts, Size().read(max_memory), every=every)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 
