@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,13 +12,12 @@ from typing import Any
 
 import pytest
 
+from tests.debug.browser import SECONDS, Opened, chromium, installed
 from wasmsr import Module, Paused, Snapshot, Store
 from wasmsr.snapshot.format import content_digest
 from wasmsr.snapshot.page.page_file import escaped
-from wasmsr.snapshot.runnable.incoming import read_plain
 from wasmsr.wasi.facade import Wasi
 
-SECONDS = 60.0
 WORK = """(module $work
   (import "wasi_snapshot_preview1" "fd_write"
     (func $write (param i32 i32 i32 i32) (result i32)))
@@ -65,82 +63,13 @@ def make_page(*words: str | Path) -> None:
     subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
 
 
-class Opened:
-    """A page in the browser."""
-
-    def __init__(self, browser: Any) -> None:
-        self.browser = browser
-
-    def open(self, path: Path) -> None:
-        self.browser.get("about:blank")
-        self.browser.get(path.as_uri())
-        self.until(lambda: self.said() == "" or "cannot show" in self.said())
-
-    def until(self, condition: Any) -> Any:
-        from selenium.webdriver.support.wait import WebDriverWait
-
-        return WebDriverWait(self.browser, SECONDS, 0.01).until(lambda _: condition())
-
-    def text(self, name: str) -> str:
-        return str(self.browser.find_element("id", name).text)
-
-    def said(self) -> str:
-        return self.text("said")
-
-    def script(self, text: str, *values: Any) -> Any:
-        return self.browser.execute_script(text, *values)
-
-    def press(self, *keys: str) -> None:
-        """Press keys, and wait for the end of each."""
-        from selenium.webdriver.common.action_chains import ActionChains
-
-        for key in keys:
-            before = self.done()
-            ActionChains(self.browser).send_keys(key).perform()
-            self.until(lambda before=before: self.done() > before)
-
-    def done(self) -> int:
-        return int(self.script("return Number(document.body.dataset.done ?? 0)"))
-
-    def count(self) -> int:
-        return int(self.script("return String(wasmsr.machine.count)"))
-
-    def fill(self, name: str, text: str) -> None:
-        self.script("document.getElementById(arguments[0]).value = arguments[1]", name, text)
-
-    def press_button(self, name: str) -> None:
-        before = self.done()
-        self.browser.find_element("css selector", f"[data-do={name}]").click()
-        self.until(lambda: self.done() > before)
-
-    def submit(self, name: str) -> None:
-        before = self.done()
-        self.browser.find_element("css selector", f"#{name} [type=submit]").click()
-        self.until(lambda: self.done() > before)
-
-    def digest(self) -> bytes:
-        """The content digest of the state in the page."""
-        found = self.script("return [...wasmsr.machine.state()]")
-        return content_digest(read_plain(memoryview(bytes(found))))
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
+    pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    if not installed():
         pytest.skip("chromium and chromium-driver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("profile")
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    options.add_argument(f"--user-data-dir={profile}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    made.set_window_size(1400, 1000)
-    yield made
-    made.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as made:
+        yield made
 
 
 @pytest.fixture
@@ -226,6 +155,32 @@ def test_steps_forwards_and_backwards_by_keys(page: Opened) -> None:
     assert "_start" in page.text("where")
     page.press("u" if "turn" in page.text("where") else "b", "r")
     assert page.count() == 0
+
+
+@pytest.mark.full
+def test_200_random_steps_to_and_fro(page: Opened) -> None:
+    """Far and near, forwards and backwards: each ends in the state of our engine at that count."""
+    chosen, at, walk = random.Random(5), 0, []
+    for _ in range(200):
+        far = chosen.random() < 0.3
+        at = chosen.randrange(17_000) if far else max(0, at + chosen.choice((1, -1, 40, -40)))
+        walk.append(at)
+    states: dict[int, bytes] = {}
+    module = Module.from_text(WORK)
+    with Wasi(deterministic=True) as wasi, Store() as store:
+        store.enqueue(store.instantiate(module, wasi.imports).function("_start"))
+        store.run(fuel=SAVED_AT)
+        done = 0
+        for count in sorted(set(walk)):
+            store.run(fuel=count - done)
+            done = count
+            state = Snapshot.of(store, wasi=wasi, embed=True).state
+            states[count] = content_digest(replace(state, wasi=None))
+    for count in walk:
+        before = page.done()
+        page.script("wasmsr.perform(wasmsr.to(BigInt(arguments[0])))", count)
+        page.until(lambda before=before: page.done() > before)
+        assert page.count() == count and page.digest() == states[count]
 
 
 @pytest.mark.full

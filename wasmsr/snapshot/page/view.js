@@ -126,6 +126,9 @@ export class View {
       rows.push(made);
     }
     byId("frames").replaceChildren(...rows);
+    const sources = this.about.modules.some((one) => one.lines);
+    for (const one of document.querySelectorAll("#stack th.source, #stack td:nth-child(4)"))
+      one.hidden = !sources;
   }
 
   #values(one) {
@@ -153,12 +156,14 @@ export class View {
     const here = all.findIndex((each) => (waiting ? each.end : each.offset) === one.offset);
     const rows = [];
     let last = "";
-    for (const each of all.slice(Math.max(0, here - AROUND), here + AROUND + 1)) {
+    const around = all.slice(Math.max(0, here - AROUND), here + AROUND + 1);
+    const least = Math.min(...around.map((each) => each.depth));
+    for (const each of around) {
       const made = element("li");
       const offset = element("button", hex(each.offset), { type: "button", "data-offset": each.offset });
       offset.title = "Run to this instruction";
       const source = this.source(one.instance, each.offset, false);
-      const words = `${"  ".repeat(Math.min(each.depth, 20))}${each.name} ${each.text}`;
+      const words = `${"  ".repeat(Math.min(each.depth - least, 20))}${each.name} ${each.text}`;
       made.append(offset, element("span", words.trimEnd()));
       if (source && source !== last) made.append(element("span", source, { class: "soft" }));
       last = source || last;
@@ -246,6 +251,7 @@ export class View {
     const canvas = byId("map");
     const cells = canvas.width * 8;
     const per = Math.max(1, Math.ceil(kinds.length / cells));
+    const wide = canvas.width / Math.ceil(Math.ceil(kinds.length / per) / 8);
     const ink = getComputedStyle(document.body);
     const colours = ["--fill", "--soft", "--changed", "--changed"].map((name) => ink.getPropertyValue(name));
     const paint = canvas.getContext("2d");
@@ -254,7 +260,7 @@ export class View {
       let kind = 0;
       for (let at = cell * per; at < (cell + 1) * per && at < kinds.length; at++) kind |= kinds[at];
       paint.fillStyle = colours[kind];
-      paint.fillRect(cell >> 3, (cell & 7) * 8, 1, 8);
+      paint.fillRect((cell >> 3) * wide, (cell & 7) * 8, Math.ceil(wide), 8);
     }
     const data = kinds.filter((kind) => kind & 1).length;
     const changed = kinds.filter((kind) => kind & 2).length;
