@@ -20,12 +20,16 @@ from wasmsr.jobs.servers.ray_placement import RayPlacement
 from wasmsr.jobs.servers.server_executor import ServerExecutor
 from wasmsr.rpc.control.control_server import ControlServer
 
+SLOW = 240
+"""Seconds for what Ray has to do first: each reservation is a process that Ray starts, one after
+the other, and two loaded cores take half a minute for one."""
+
 STORE = 80 << 20
 """Bytes of the object store of a raylet, which nothing here uses: the least that Ray takes."""
 
 LOOPBACK = {"node_ip_address": "127.0.0.1", "object_store_memory": STORE}
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture
@@ -68,7 +72,7 @@ def test_ray_places_and_does_not_own(ray_nodes: tuple[Any, dict[str, Any]], tmp_
         servers.append(
             ControlServer(supervisor, sockets[f"{name}:1"], "0", lambda *caller: "tester")
         )
-    placement = RayPlacement(cluster.address, seconds=120)
+    placement = RayPlacement(cluster.address, seconds=SLOW)
     try:
         with ServerExecutor(
             tmp_path / "shared", lambda at: Node(sockets[at]), list(sockets), placement=placement
@@ -82,7 +86,7 @@ def test_ray_places_and_does_not_own(ray_nodes: tuple[Any, dict[str, Any]], tmp_
             with pytest.raises(JobError) as caught:
                 executor.start(until_stopped(tmp_path, "three", slow=1000, **two))
             assert "no server has room" in caught.value.message and caught.value.retryable
-            placement._seconds = 120
+            placement._seconds = SLOW
             there = executor.server("two")
             stop(executor, "two")
             executor.wait("two", 60)
@@ -121,22 +125,22 @@ def test_a_job_on_ray_whose_raylet_is_drained(
     try:
         with servers.served() as client:
             job = servers.submit(client, counting_job(ENDLESS, Constraints=wants))
-            assert until(lambda: runs_at(client, job)) == ["b:1"]
+            assert until(lambda: runs_at(client, job), SLOW) == ["b:1"]
             both = servers.submit(client, counting_job(ENDLESS, Type="ops"))
-            assert until(lambda: len(runs_at(client, both)) == 2 and runs_at(client, both))
+            assert until(lambda: len(runs_at(client, both)) == 2, SLOW)
             none = servers.submit(
                 client, counting_job(1, Constraints=[{**wants[0], "Values": ["c"]}])
             )
-            ended = client.wait(none.id, 60)
+            ended = client.wait(none.id, SLOW)
             assert ended is not None and "no server matches" in ended.message
             client.stop(both.id)
             free = servers.submit(client, counting_job(ENDLESS))
-            until(lambda: runs_at(client, free))
+            until(lambda: runs_at(client, free), SLOW)
             (run,) = client.jobs.runs(free.id)
             if run.server == "b:1":
-                client.ask("migrate", run.id, "a:1", 60)
+                client.ask("migrate", run.id, "a:1", SLOW)
             drain(cluster, raylets["a:1"])
-            until(lambda: client.jobs.run(run.id).server == "b:1")
+            until(lambda: client.jobs.run(run.id).server == "b:1", SLOW)
             log = log_of(client, free)
             until(lambda: len(log_of(client, free)) > len(log))
             for one in (job, free):

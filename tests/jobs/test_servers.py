@@ -33,8 +33,8 @@ from wasmsr.node.failures import NodeAway
 from wasmsr.rpc.control.control_server import ControlServer
 
 
-def until(what: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 60
+def until(what: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := what():
             return found

@@ -30,7 +30,7 @@ from bench.migrate.subjects import writer
 from tests.node.test_commands import Shell
 from wasmsr import Node
 from wasmsr.interp.modules.module import assemble
-from wasmsr.rpc.control.control_client import MoveEvent
+from wasmsr.rpc.control.client_values import MoveEvent
 
 LOOK_SECONDS = 0.25
 """Seconds between two looks at the memory, which read the tables of a hundred processes."""

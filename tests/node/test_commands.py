@@ -102,6 +102,15 @@ def test_a_day_of_a_node(shell: Shell, tmp_path: Path) -> None:
     assert "checkpoint 1," in shell.run("checkpoint", program[:8])
     shown = shell.run("inspect", "--node", "local", program[:8])
     assert "Call stack" in shown and "A=B" in shown
+    saved = json.loads(shell.run("checkpoint", program[:8], "--to", "saved.bin", "--json"))
+    assert saved["file"] == "saved.bin" and saved["size"] == (tmp_path / "saved.bin").stat().st_size
+    begin = ("count.wasm", "--from-snapshot", "saved.bin", "--goes-on", "--name", "copy")
+    copy = shell.run("submit", *begin).strip()
+    until(lambda: shell.run("logs", copy) != "")
+    first = saved["stdout"] // 9
+    assert shell.run("logs", copy).startswith(f"{first:08d}\n")
+    shell.run("kill", copy)
+    assert "--goes-on is about" in shell.run("submit", "count.wasm", "--goes-on", code=2)
     shell.run("resume", program[:8])
     assert "killed" in shell.run("kill", other[:8])
     follower = subprocess.Popen(

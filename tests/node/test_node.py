@@ -355,3 +355,44 @@ def test_a_hostile_program_ends_alone(here: Here) -> None:
     assert ended.reason
     before = size(node, other)
     until(lambda: size(node, other) > before)
+
+
+def number_in(output: bytes) -> int:
+    """Return the number of the last whole line, or -1."""
+    return len(output.split(b"\n")) - 2
+
+
+@pytest.mark.full
+def test_a_program_goes_on_from_its_snapshot_elsewhere(here: Here, tmp_path: Path) -> None:
+    """The snapshot is taken while it runs; each copy goes on where it was."""
+    node = here.node
+    module = counting(150, SLOW)
+    program = node.submit(module, {"args": ["x"]}, name="count")
+    until(lambda: len(output(node, program)) > 0)
+    file = tmp_path / "saved.wsp"
+    saved = node.snapshot(program.program, file)
+    assert saved.size == file.stat().st_size and saved.stderr == 0
+    before = output(node, program)[: saved.stdout]
+    with open(tmp_path / "two", "w+b") as opened:
+        opened.write(b"before")
+        paused = node.pause(program.program)
+        again = node.snapshot(program.program, opened)
+        assert opened.tell() == 6 + again.size and node.ps()[0].standing == paused.standing
+    copies = [node.submit(module, from_snapshot=file, goes_on=True, name=one) for one in "ab"]
+    for one in copies:
+        assert node.wait(one.program, 60).code == 7
+        assert before + output(node, one) == lines(0, 150)
+    node.resume(program.program)
+    assert node.wait(program.program, 60).code == 7 and output(node, program) == lines(0, 150)
+    with pytest.raises(WrongState):
+        node.snapshot(program.program, tmp_path / "none")
+    assert sorted(one.name for one in tmp_path.iterdir() if one.is_file()) == ["saved.wsp", "two"]
+    with pytest.raises(SubmissionRefused, match="none is named"):
+        node.submit(module, goes_on=True)
+    bad = tmp_path / "bad"
+    bad.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(errors.SnapshotError):
+        node.submit(module, from_snapshot=bad, goes_on=True)
+    with pytest.raises(errors.WasmsrError):
+        node.submit(counting(3), from_snapshot=file, goes_on=True)
+    assert all(one.standing == "ended" for one in node.ps())

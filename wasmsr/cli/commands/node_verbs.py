@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,10 +19,10 @@ from wasmsr.cli.options.node_options import node_options, open_node, taken
 from wasmsr.cli.options.run_options import ROWS, variable
 from wasmsr.cli.options.tool_options import WIDE, option, print_blocks
 from wasmsr.cli.words.messages import say
-from wasmsr.runspec.kinds import Flag, ReadableFile, Seconds
+from wasmsr.runspec.kinds import Flag, ReadableFile, Seconds, WritableFile
 
 if TYPE_CHECKING:
-    from wasmsr.rpc.control.control_client import LogPiece
+    from wasmsr.rpc.control.client_values import LogPiece
     from wasmsr.rpc.control.program_info import ProgramInfo
 
 SUBMIT = """Has a node run PROGRAM: a .wasm or .wat file, or a packaged program. Prints its id.
@@ -80,8 +81,12 @@ KILL = """Ends a program for good. Its output stays.
 
 CHECKPOINT = """Saves a program, which runs on. From then on it can be resumed after a loss.
 
+With --to its state is written to a file here instead. `wasmsr submit` lets it go on from there, on
+this node or another one (--goes-on), or makes forks of it.
+
 \b
   wasmsr checkpoint 1a2b3c4d
+  wasmsr checkpoint 1a2b3c4d --to saved.bin
   wasmsr checkpoint --node host:7443 1a2b3c4d"""
 
 HEALTH = """Says whether a node works. Containers and other supervisors ask it now and then.
@@ -159,6 +164,8 @@ def _lease(values: dict[str, Any]) -> dict[str, Any] | None:
               help="Save it so often. Default: what the node does by itself.")  # fmt: skip
 @click.option("--from-snapshot", type=ClickType(ReadableFile()), metavar="FILE",
               help="Begin in the state of this snapshot, as a fork of it.")  # fmt: skip
+@click.option("--goes-on", is_flag=True,
+              help="Go on there as it was, with its random numbers; it is no fork.")  # fmt: skip
 @_run_options
 @_lease_options
 @node_options
@@ -168,7 +175,9 @@ def submit(program: str, args: tuple[str, ...], as_json: bool, **values: Any) ->
     from wasmsr.runspec.run_spec import RunSpec
 
     connection = taken(values)
-    name, every = values.pop("name"), values.pop("every")
+    name, every, goes_on = values.pop("name"), values.pop("every"), values.pop("goes_on")
+    if goes_on and values["from_snapshot"] is None:
+        raise click.UsageError("--goes-on is about a snapshot: add --from-snapshot FILE.")
     begins, lease = values.pop("from_snapshot"), _lease(values)
     module = programs.load(program, values["features"], core=values.pop("core"))
     fields = {row.field: row.name.removeprefix("--") for row in ROWS}
@@ -177,7 +186,7 @@ def submit(program: str, args: tuple[str, ...], as_json: bool, **values: Any) ->
     with open_node(connection) as node:
         found = node.submit(
             module, spec, name=name or os.path.basename(program), every=every, from_snapshot=begins,
-            lease=lease,
+            lease=lease, goes_on=goes_on,
         )  # fmt: skip
     _print(found, as_json, found.program)
     return 0
@@ -325,4 +334,22 @@ def _saved(found: ProgramInfo) -> str:
 pause = _verb("pause", PAUSE, _standing)
 resume = _verb("resume", RESUME, _standing)
 kill = _verb("kill", KILL, _standing)
-checkpoint = _verb("checkpoint", CHECKPOINT, _saved)
+
+
+@click.command(help=CHECKPOINT, context_settings=WIDE)
+@program_argument
+@click.option("--to", type=ClickType(WritableFile()), metavar="FILE",
+              help="Write its state to this file.")  # fmt: skip
+@node_options
+@as_lines
+def checkpoint(program: str, to: str | None, as_json: bool, **values: Any) -> int:
+    """Carry out the command; CHECKPOINT is its help text."""
+    with open_node(taken(values)) as node:
+        if to is None:
+            found = node.checkpoint(program)
+            _print(found, as_json, _saved(found))
+        else:
+            saved = node.snapshot(program, to)
+            text = f"{to}: {saved.size} bytes"
+            click.echo(json.dumps({"file": to, **asdict(saved)}) if as_json else text)
+    return 0

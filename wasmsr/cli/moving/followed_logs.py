@@ -15,7 +15,8 @@ from wasmsr.errors import WasmsrError
 from wasmsr.node.failures import NodeAway, NodeError
 
 if TYPE_CHECKING:
-    from wasmsr.rpc.control.control_client import LogPiece, Node
+    from wasmsr.rpc.control.client_values import LogPiece
+    from wasmsr.rpc.control.control_client import Node
     from wasmsr.rpc.control.program_info import ProgramInfo
 
 AGAIN_SECONDS = 60.0

@@ -15,7 +15,7 @@ from wasmsr.errors import EXIT_MIGRATION
 from wasmsr.runspec.kinds import Seconds
 
 if TYPE_CHECKING:
-    from wasmsr.rpc.control.control_client import MoveEvent
+    from wasmsr.rpc.control.client_values import MoveEvent
 
 MIGRATE = """Moves a program to the node at HOST:PORT. It runs while its memory is sent.
 

@@ -69,6 +69,12 @@ class RayReservation:
 class RayPlacement:
     """Places executions on the servers of a Ray cluster. Any thread may use it."""
 
+    patience = 120.0
+    """Seconds for which an execution that is to move waits for room on another server.
+
+    Ray starts a process for each reservation: that takes seconds, and on a slow machine half a
+    minute. Who gives up earlier ends that process, and the next try takes as long."""
+
     def __init__(self, address: str, *, seconds: float = QUEUE_SECONDS) -> None:
         """Connect to a cluster.
 

@@ -37,9 +37,6 @@ from wasmsr.node.failures import NodeAway
 SUBMIT_TRIES: Final = 5
 """How often a server is looked for that takes an execution, where one is lost meanwhile."""
 
-PLACE_SECONDS: Final = 10.0
-"""How long an execution that is to move waits for room on another server."""
-
 
 class ServerExecutor(JobExecutor):
     """Runs executions on nodes. Any thread may call its methods."""
@@ -279,7 +276,7 @@ class ServerExecutor(JobExecutor):
                 raise JobError("SpecError", "there is no other server")
             execution.migrate(peer or others[0])
             return
-        end = time.monotonic() + PLACE_SECONDS
+        end = time.monotonic() + self._placement.patience
         try:
             place = self._placement.reserve(
                 execution.prepared.request, peer,

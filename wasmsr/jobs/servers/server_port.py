@@ -152,6 +152,10 @@ class ServerPlace(Protocol):
 class ServerPlacement(Protocol):
     """Says on which server an execution runs; `RayPlacement` is one."""
 
+    @property
+    def patience(self) -> float:
+        """Seconds for which an execution that is to move waits for room on another server."""
+
     def reserve(
         self,
         request: ExecutionRequest,

@@ -39,6 +39,9 @@ class SpreadReservation:
 class SpreadPlacement:
     """Counts the CPUs that executions take of each server. Any thread may use it."""
 
+    patience = 10.0
+    """Seconds for which an execution that is to move waits for room on another server."""
+
     def __init__(
         self,
         servers: Sequence[PlannedServer],

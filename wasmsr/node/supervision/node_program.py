@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import IO, Any
 
 from wasmsr.errors import EXIT_HOST, WasmsrError
-from wasmsr.executor.output.rings import cut_ring
+from wasmsr.executor.output.rings import cut_ring, ring_bounds
 from wasmsr.executor.port import RING
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.migrate.decisions.leased_movable import LeasedMovable
 from wasmsr.node.failures import NodeError
 from wasmsr.node.supervision.leased_stay import PAUSE_SECONDS, shown_lease
-from wasmsr.node.supervision.program_record import MovedTo, ProgramStanding, SavePoint
+from wasmsr.node.supervision.program_record import STREAMS, MovedTo, ProgramStanding, SavePoint
 from wasmsr.node.supervision.watched_program import WatchedProgram
 from wasmsr.node.workers.warm_parents import reap
 from wasmsr.node.workers.worker_facts import resident_bytes, shown_frame
@@ -84,6 +87,38 @@ class NodeProgram(WatchedProgram):
         self.folder.remove_saved()
         self._forget_lease()
         self._rules.ended(self.id, "failed", EXIT_HOST, reason)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[tuple[IO[bytes], dict[str, int]]]:
+        """Save the program, which stands for a moment, in a file without a name.
+
+        Returns:
+            A context with the file, and with the bytes of each stream that it had written.
+
+        Raises:
+            WasmsrError: It has no worker, has ended, or cannot be saved.
+            OSError: The disk has no room.
+        """
+        with tempfile.TemporaryFile(dir=self.folder.path, buffering=0) as file:
+            with self._lock:
+                executor = self._live("saved")
+                paused = self.record.standing is ProgramStanding.PAUSED
+                if not self._stop(executor):
+                    raise NodeError(
+                        f"program {self.record.program[:8]} did not pause within "
+                        f"{PAUSE_SECONDS:.0f} s"
+                    )
+                ending = executor.wait(self.id, 0).ending
+                if ending:
+                    raise self._refuse("saved")
+                try:
+                    executor.snapshot(self.id, file.fileno())
+                    ends = {one: ring_bounds(self.folder.output, one)[1] for one in STREAMS}
+                finally:
+                    if not paused:
+                        self._let_run(executor)
+            file.seek(0)
+            yield file, ends
 
     # ---- what people see -------------------------------------------------------------------------
 

@@ -251,6 +251,7 @@ class NodeSupervisor:
         every: float | None = None,
         lease: LeaseTerms | None = None,
         program: str = "",
+        fork: int | None = None,
     ) -> str:
         """Take a program, start it, and return its id in hexadecimal digits.
 
@@ -264,6 +265,8 @@ class NodeSupervisor:
             every: Seconds between checkpoints; None takes the node's.
             lease: The terms of its lease; None for none.
             program: Its id; "" makes one.
+            fork: With a snapshot: it goes on as it was, and calls `wasmsr_forked` with this number
+                first unless it is 0. None: it is a fork like all that begin in this snapshot.
 
         Raises:
             WasmsrError: The node does not take it, or it cannot be started.
@@ -273,6 +276,8 @@ class NodeSupervisor:
         if lease is not None:
             self._check_lease(lease, run, snapshot)
             every = every or EVERY
+        if fork is not None and not snapshot:
+            raise SubmissionRefused("a program goes on in a snapshot, and none is named")
         if self._stopping:
             raise NodeError("the node is being stopped and takes no programs")
         if isinstance(module, str):
@@ -286,12 +291,14 @@ class NodeSupervisor:
         program = program or secrets.token_hex(ID_BYTES)
         self.rules.admit(program, caller, digest, run)
         try:
-            self._parents.load(path, digest, run.features, self._warm(snapshot, run))
+            # One that goes on is alone in its snapshot: nothing is held for others.
+            begins = "" if fork is not None else snapshot
+            self._parents.load(path, digest, run.features, self._warm(begins, run))
             # A restored program gets its module here, so `program` is only a name.
             values = {**run.as_dict(), "program": os.fspath(path)}
             record = ProgramRecord(
                 program, name or digest[:12], digest, values, time.time(), caller,
-                every=every, snapshot=snapshot, lease=lease,
+                every=every, snapshot=begins, lease=lease,
             )  # fmt: skip
             place = self.folder.program(program)
             record.changed = record.submitted
@@ -299,7 +306,10 @@ class NodeSupervisor:
             made = NodeProgram(record, place, self._kept, self.worker)
             self._table.put(made)
             try:
-                made.start()
+                if fork is None:
+                    made.start()
+                else:
+                    made.start(self.folder.snapshot(snapshot), fork)
             except BaseException:
                 self._table.drop(made)
                 place.remove()

@@ -13,6 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from wasmsr.errors import WasmsrError
 from wasmsr.executor.old_workers import living
@@ -56,8 +57,12 @@ class WatchedProgram(LeasedStay):
 
     # ---- begin -----------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self, saved: Path | None = None, fork: int = 0) -> None:
         """Start the program in a new worker.
+
+        Args:
+            saved: A snapshot in which it goes on as it was; None for its beginning.
+            fork: The number with which it calls `wasmsr_forked` first then; 0 for none.
 
         Raises:
             WasmsrError: It cannot be started; its record says so.
@@ -67,7 +72,14 @@ class WatchedProgram(LeasedStay):
                 executor = self._worker(self.record, self.folder)
                 try:
                     streams = self._rules.streams(self.record.program)
-                    executor.start(self.record.spec, program=self.id, streams=streams, paused=True)
+                    spec = self.record.spec
+                    if saved is None:
+                        executor.start(spec, program=self.id, streams=streams, paused=True)
+                    else:
+                        with open(saved, "rb") as file:
+                            executor.adopt(
+                                file.fileno(), spec, program=self.id, streams=streams, fork=fork
+                            )
                     if self.record.lease is not None:
                         self._begin_lease(executor)
                     self._stand(ProgramStanding.RUNNING)

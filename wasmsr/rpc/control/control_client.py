@@ -7,9 +7,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from wasmsr import errors
 from wasmsr.interp.modules.module import Module
@@ -17,6 +16,7 @@ from wasmsr.node import failures
 from wasmsr.node.failures import NodeAway, NodeError
 from wasmsr.rpc import channel
 from wasmsr.rpc.control import control_messages as messages
+from wasmsr.rpc.control.client_values import DrainReport, LogPiece, MoveEvent, SavedProgram
 from wasmsr.rpc.control.program_info import ProgramInfo, program_in
 
 # After `channel`, which sets how loud it is.
@@ -33,62 +33,6 @@ ANSWER_SECONDS = 60.0
 """How long a node may take to answer."""
 
 Reply = TypeVar("Reply")
-
-
-@dataclass(frozen=True)
-class LogPiece:
-    """Output of a program.
-
-    Attributes:
-        stream: "stdout" or "stderr".
-        offset: Offset in the stream of the first byte.
-        data: The bytes.
-        life: The life of the program in which they were written.
-        rewound: The program continues from a save point: what came of the stream from `offset` on
-            is written again.
-        dropped: Bytes before `offset` that were asked for and are kept no more.
-    """
-
-    stream: str
-    offset: int
-    data: bytes
-    life: int
-    rewound: bool = False
-    dropped: int = 0
-
-
-@dataclass(frozen=True)
-class MoveEvent:
-    """Something that has happened in a move.
-
-    Attributes:
-        kind: "prepared", "round", "progress", "moved", "not-moved", "asking" and so on, as in
-            docs/nodes.md.
-        text: A line for people, or "".
-        values: Bytes and seconds by name; "program" is the program's id.
-    """
-
-    kind: str
-    text: str
-    values: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, message: Any) -> MoveEvent:
-        """Return the value of a message."""
-        return cls(message.kind, message.text, json.loads(message.values or "{}"))
-
-
-@dataclass(frozen=True)
-class DrainReport:
-    """What a drain has done.
-
-    Attributes:
-        moved: Programs that are elsewhere now.
-        left: Programs that are still here, by id, and why.
-    """
-
-    moved: int
-    left: tuple[tuple[str, str], ...]
 
 
 class Node:
@@ -246,6 +190,8 @@ class Node:
         every: float | None = None,
         from_snapshot: str | os.PathLike[str] | None = None,
         lease: Mapping[str, Any] | None = None,
+        goes_on: bool = False,
+        fork: int = 0,
     ) -> ProgramInfo:
         """Have the node run a program.
 
@@ -261,6 +207,10 @@ class Node:
             lease: The terms of its lease, so that it survives the loss of its node: "seconds",
                 and if they are to be others than these, "failover" (ids of the nodes that may take
                 it over; none), "policy" ("restore"), "output" ("live") and "unfenced" (none).
+            goes_on: With a snapshot: the program goes on as it was, with its arguments, variables
+                and random seed; it is no fork.
+            fork: With `goes_on`: the number with which it calls `wasmsr_forked` first, if it
+                exports that; 0 for none.
 
         Returns:
             The program, which runs.
@@ -277,14 +227,15 @@ class Node:
         given = {} if spec is None else spec if isinstance(spec, Mapping) else spec.as_dict()
 
         begin = messages.SubmitBegin(
-            spec=json.dumps(dict(given)), name=name, every=every or 0, lease=_terms(lease)
-        )
+            spec=json.dumps(dict(given)), name=name, every=every or 0, lease=_terms(lease),
+            goes_on=goes_on, fork=fork,
+        )  # fmt: skip
         if from_snapshot is not None:
             begin.snapshot = _digest_of(from_snapshot)
             try:
                 return self.submit_known(
                     hashlib.sha256(binary).hexdigest(), given, snapshot=begin.snapshot, name=name,
-                    every=every, lease=lease,
+                    every=every, lease=lease, goes_on=goes_on, fork=fork,
                 )  # fmt: skip
             except failures.SubmissionRefused as error:
                 if not error.message.startswith("the node has no "):
@@ -311,6 +262,8 @@ class Node:
         name: str = "",
         every: float | None = None,
         lease: Mapping[str, Any] | None = None,
+        goes_on: bool = False,
+        fork: int = 0,
     ) -> ProgramInfo:
         """Have the node run a program whose files it has; nothing is sent but their digests.
 
@@ -321,6 +274,8 @@ class Node:
             name: What to call it.
             every: As for `submit`.
             lease: As for `submit`.
+            goes_on: As for `submit`.
+            fork: As for `submit`.
 
         Raises:
             SubmissionRefused: The node has not the files.
@@ -329,7 +284,7 @@ class Node:
         given = {} if spec is None else spec if isinstance(spec, Mapping) else spec.as_dict()
         begin = messages.SubmitBegin(
             spec=json.dumps(dict(given)), name=name, every=every or 0, digest=module,
-            snapshot=snapshot, lease=_terms(lease),
+            snapshot=snapshot, lease=_terms(lease), goes_on=goes_on, fork=fork,
         )  # fmt: skip
         reply = self._ask("Submit", [messages.SubmitRequest(begin=begin)])
         return program_in(reply.program)
@@ -403,6 +358,45 @@ class Node:
     def checkpoint(self, program: str) -> ProgramInfo:
         """Save a program, which runs on."""
         return self._program("Checkpoint", program)
+
+    def snapshot(self, program: str, file: str | os.PathLike[str] | IO[bytes]) -> SavedProgram:
+        """Write a snapshot of a program to a file; the program stands for a moment, and runs on.
+
+        `submit` takes the file with `from_snapshot`, on this node or another one. Folders of the
+        node's host that the program has are not in it; carried ones are.
+
+        Args:
+            program: The program.
+            file: The path of the file, which is replaced; or an open file, which is written from
+                where it is.
+
+        Raises:
+            NodeError: It cannot be saved. Nothing is written to a path then.
+            OSError: The file cannot be written.
+        """
+        if not isinstance(file, (str, os.PathLike)):
+            return self._take_snapshot(program, file)
+        path = os.fspath(file)
+        part = f"{path}.{os.getpid()}.part"
+        try:
+            with open(part, "wb") as opened:
+                saved = self._take_snapshot(program, opened)
+            os.replace(part, path)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(part)
+        return saved
+
+    def _take_snapshot(self, program: str, file: IO[bytes]) -> SavedProgram:
+        size = 0
+        request = messages.ProgramRequest(program=program)
+        for reply in self._stream("Snapshot", [request], None):
+            file.write(reply.piece)
+            size += len(reply.piece)
+            if reply.whole:
+                file.flush()
+                return SavedProgram(size, reply.stdout, reply.stderr)
+        raise NodeAway(f"the node {self.address} gave no whole snapshot")
 
     def migrate(
         self,

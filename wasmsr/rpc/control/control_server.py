@@ -53,8 +53,8 @@ log = logging.getLogger(__name__)
 FOLLOWERS = 32
 """Calls at once that wait for news."""
 
-FOLLOWING = ("Logs", "List", "Watch", "ServerReflectionInfo", "Migrate", "Drain")
-"""Methods that wait for news."""
+FOLLOWING = ("Logs", "List", "Watch", "ServerReflectionInfo", "Migrate", "Drain", "Snapshot")
+"""Methods that wait for news, or send much."""
 
 QUESTIONS = 16
 """Other calls at once."""
@@ -315,6 +315,7 @@ class _Calls:
             caller=call.caller,
             every=begin.every or None,
             lease=lease,
+            fork=begin.fork if begin.goes_on else None,
         )
         found = self._node.find(program)
         yield messages.SubmitReply(program=program_out(found.shown()))
@@ -360,6 +361,13 @@ class _Calls:
 
     def Checkpoint(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
         yield self._do(requests, lambda program: program.checkpoint())
+
+    def Snapshot(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
+        program = self._node.find(first_of(requests).program)
+        with program.snapshot() as (file, ends):
+            while piece := file.read(PIECE):
+                yield messages.SnapshotReply(piece=piece)
+        yield messages.SnapshotReply(whole=True, **ends)
 
     def Inspect(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
         program = self._node.find(first_of(requests).program)
