@@ -37,12 +37,12 @@ KINDS = (
 )
 
 
-def notebook(cells: int, seed: int) -> list[str]:
+def notebook(cells: int, seed: int, size: int) -> list[str]:
     """The cells of a notebook; the last one says which cells were executed."""
     draw = random.Random(seed)
     found = ["total, log = 7, []"]
     for k in range(1, cells - 1):
-        body = draw.choice(KINDS).format(k=k, n=draw.randrange(100, 4000))
+        body = draw.choice(KINDS).format(k=k, n=draw.randrange(100, size))
         note = f"open('/notes/log', 'a').write('{k}\\n'); log.append({k})"
         found.append(f"_ = {note.split('; ')[0]}\n{note.split('; ')[1]}\n{body}")
     return [*found, "print(log); total"]
@@ -127,10 +127,12 @@ def shown(outputs: list[Any]) -> list[Any]:
     return sorted(found[:], key=lambda one: one[0])
 
 
-def round_of(folder: Path, cells: int, kills: int, seed: int, pause: float) -> dict[str, Any]:
+def round_of(
+    folder: Path, cells: int, kills: int, seed: int, pause: float, size: int = 4000
+) -> dict[str, Any]:
     """One notebook, undisturbed and killed, and what is wrong."""
     kernel_spec(folder, every=0.1)
-    code = notebook(cells, seed)
+    code = notebook(cells, seed, size)
     expected, _ = execute(code)
     (folder / "notes" / "log").unlink(missing_ok=True)
     began = time.monotonic()
@@ -169,6 +171,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pause", type=float, default=2.0, help="mean seconds between kills")
+    parser.add_argument("--size", type=int, default=40_000, help="most rounds of a cell's loop")
     parser.add_argument("--file", type=Path, help="what came of it; the next call goes on")
     given = parser.parse_args()
     found: list[dict[str, Any]] = []
@@ -178,7 +181,7 @@ def main() -> int:
     while sum(one["kills"] for one in found) < given.kills:
         left = given.kills - sum(one["kills"] for one in found)
         with tempfile.TemporaryDirectory() as folder:
-            found.append(round_of(Path(folder), given.cells, left, seed, given.pause))
+            found.append(round_of(Path(folder), given.cells, left, seed, given.pause, given.size))
         seed += 1
         print(json.dumps(found[-1]), flush=True)
         if given.file is not None:

@@ -146,5 +146,5 @@ class StateFolder:
 
 
 def forget_states(path: Path) -> None:
-    """Remove the folder of a kernel that has ended."""
+    """Remove the folder of a kernel that has ended, with all that was kept."""
     shutil.rmtree(path, ignore_errors=True)

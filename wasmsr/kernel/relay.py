@@ -58,11 +58,29 @@ class KernelRelay:
         self._lost_by: str | None = None
         self._ended = False
         self._why: str | None = None
-        self._worker = CellProcess(settings, folder)
+        self._worker: CellProcess | None = None
         self._poller = zmq.Poller()
         for one in ports.sockets.values():
             self._poller.register(one, zmq.POLLIN)
-        self._poller.register(self._worker.stream, zmq.POLLIN)
+
+    def open_worker(self) -> None:
+        """Start the worker, if there is none; a request does it too."""
+        if self._worker is None:
+            self._worker = CellProcess(self._settings, self._folder)
+            self._poller.register(self._worker.stream, zmq.POLLIN)
+
+    def _close_worker(self) -> int:
+        """End the worker, and return its exit code."""
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return 0
+        self._poller.unregister(worker.stream)
+        return worker.close()
+
+    def _tell(self, **message: Any) -> None:
+        """Tell the worker something, if there is one that listens."""
+        if self._worker is not None and self._worker.ready:
+            self._worker.send(**message)
 
     def serve(self) -> None:
         """Serve until a client ends the kernel."""
@@ -72,14 +90,14 @@ class KernelRelay:
                 self._turn()
         finally:
             self._output.flush()
-            self._worker.close()
+            self._close_worker()
             self.ports.close()
 
     def interrupt(self) -> None:
         """End the cell that runs."""
         if self._now is not None:
             self._cancelled = True
-            self._worker.send(op="cancel", n=self._number)
+            self._tell(op="cancel", n=self._number)
 
     def _turn(self) -> None:
         """Wait for something, and do what follows."""
@@ -99,8 +117,9 @@ class KernelRelay:
             message = self.ports.receive("shell")
             if message is not None:
                 self._waiting.append(message)
-        if self._worker.stream in ready or self._worker.stream.fileno() in ready:
-            self._heard()
+        worker = self._worker
+        if worker is not None and (worker.stream in ready or worker.stream.fileno() in ready):
+            self._heard(worker)
         if self._output.wait() == 0:
             self._output.flush()
         while self._now is None and self._waiting and not self._ended:
@@ -146,9 +165,11 @@ class KernelRelay:
         if self._why is not None:
             self._done({"reply": self._failed("KernelError", self._why), "value": None})
             return
-        if self._worker.ready:
+        if self._worker is not None and self._worker.ready:
             self._say_older()
-            self._worker.send(n=self._number, goes_on=False, **request)
+            self._tell(n=self._number, goes_on=False, **request)
+        else:
+            self.open_worker()
 
     def _request(self, message: ClientMessage) -> dict[str, Any] | None:
         """Return what the worker is to do, None if it has no part in it.
@@ -219,7 +240,7 @@ class KernelRelay:
         if now is not None and type(parent) is str and message.idents == now.idents:
             self._asked_input = False
             self._lines.append(parent)
-            self._worker.send(op="input", value=parent)
+            self._tell(op="input", value=parent)
 
     def _past(self, content: dict[str, Any]) -> list[Any]:
         """Return earlier cells, as a history request selects them."""
@@ -242,8 +263,8 @@ class KernelRelay:
 
     # ---- what the worker says --------------------------------------------------------------------
 
-    def _heard(self) -> None:
-        found = self._worker.receive()
+    def _heard(self, worker: CellProcess) -> None:
+        found = worker.receive()
         if found is None:
             self._lost()
             return
@@ -252,6 +273,7 @@ class KernelRelay:
             if kind == "failed":
                 self._why = message["why"]
             elif kind == "ready":
+                worker.ready = True
                 self._opened(message["record"])
             if self._now is None or message["n"] != self._number:
                 continue
@@ -269,7 +291,7 @@ class KernelRelay:
         now = self._now
         assert now is not None
         if message["at"] < len(self._lines):
-            self._worker.send(op="input", value=self._lines[message["at"]])
+            self._tell(op="input", value=self._lines[message["at"]])
             return
         self._output.flush()
         self._asked_input = True
@@ -278,7 +300,6 @@ class KernelRelay:
 
     def _opened(self, record: dict[str, Any]) -> None:
         """Give a new worker what is to be done, from the state that it has."""
-        self._worker.ready = True
         if self._state.get("number") != record["number"]:
             self._losses = 0
         self._state = record
@@ -293,9 +314,9 @@ class KernelRelay:
                 why = f"{self._lost_by} The cell goes on {where}."
                 self._output.resumed(record["shown"] if goes_on else {}, why)
             self._say_older()
-            self._worker.send(n=number, goes_on=goes_on, **self._request_now)
+            self._tell(n=number, goes_on=goes_on, **self._request_now)
             if self._cancelled:
-                self._worker.send(op="cancel", n=number)
+                self._tell(op="cancel", n=number)
         self._lost_by = None
 
     def _say_older(self) -> None:
@@ -307,8 +328,7 @@ class KernelRelay:
 
     def _lost(self) -> None:
         """Start a new worker in place of one that has ended by itself."""
-        self._poller.unregister(self._worker.stream)
-        code = self._worker.close()
+        code = self._close_worker()
         self._losses += 1
         self._asked_input = False
         said = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -321,8 +341,7 @@ class KernelRelay:
             else:
                 self._why = f"the process of the sandbox ends again and again ({said})"
         if self._why is None:
-            self._worker = CellProcess(self._settings, self._folder)
-            self._poller.register(self._worker.stream, zmq.POLLIN)
+            self.open_worker()
         elif self._now is not None:
             self._done({"reply": self._failed("KernelError", self._why), "value": None})
 
@@ -331,6 +350,8 @@ class KernelRelay:
         now = self._now
         assert now is not None
         self._output.end()
+        if message.get("parks"):
+            self._close_worker()
         self._now, self._asked_input, self._losses = None, False, 0
         reply, value = message["reply"], message["value"]
         if now.kind == "execute_request":

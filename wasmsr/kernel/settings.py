@@ -34,6 +34,14 @@ class KernelSettings:
     output: int = 64 << 20
     every: float = 5.0
 
+    def options(self) -> list[str]:
+        """Return them as options of `wasmsr kernel run`."""
+        found = ["--packages", self.packages, "--max-memory", str(self.memory)]
+        found += ["--checkpoint-every", str(self.every)]
+        for one in self.mounts:
+            found += ["--dir", one]
+        return found
+
     def text(self) -> str:
         """Return them as one word of a command line."""
         return json.dumps(asdict(self))

@@ -17,7 +17,7 @@ asks with an `op`, the worker answers with a kind `k`. `n` is the number of the 
 | `out` | `n`, `stream`, `text` |
 | `show` | `n`, `data`: by MIME type, bytes in base64 |
 | `input` | `n`, `at`, `prompt`, `password`: it waits for the line of this number |
-| `done` | `n`, `reply`: the content of the client's reply; `value`: as `data`, or None |
+| `done` | `n`, `reply`: its content; `value`: as `data`, or None; `parks`: the worker ends |
 """
 
 from __future__ import annotations

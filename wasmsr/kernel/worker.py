@@ -22,6 +22,7 @@ from typing import Any
 
 from wasmsr.errors import WasmsrError
 from wasmsr.kernel.checkpoints import CellRecord, StateFolder
+from wasmsr.kernel.magics import Magics, split_magics
 from wasmsr.kernel.settings import KernelSettings
 from wasmsr.kernel.wire import MessageReader, frame, receive
 from wasmsr.sandbox.results import SandboxLimits, SandboxResult, SandboxValue
@@ -56,6 +57,9 @@ class CellWorker:
         self._settings = settings
         self._folder = folder
         self.sandbox = self._opened(folder.record.file)
+        self._magics = Magics(
+            folder.path, settings, self._opened, lambda text: self._wrote("stdout", text)
+        )
         self._stream = stream
         self._requests: queue.Queue[dict[str, Any]] = queue.Queue()
         self._lines: queue.Queue[str | None] = queue.Queue()
@@ -79,10 +83,13 @@ class CellWorker:
             try:
                 value, reply = getattr(self, f"do_{request['op']}")(request)
             except WasmsrError as error:
-                value, reply = None, failed(type(error).__name__, str(error))
+                text = f"{error}\n{error.hint}" if error.hint else str(error)
+                value, reply = None, failed(type(error).__name__, str(error), text)
             if request["op"] == "execute":
                 self._keep(value, reply)
-            self.tell("done", reply=reply, value=value)
+            self.tell("done", reply=reply, value=value, parks=self._magics.parks)
+            if self._magics.parks:
+                return
 
     def tell(self, kind: str, **what: Any) -> None:
         """Tell the relay something about the present request."""
@@ -99,9 +106,17 @@ class CellWorker:
         self._read = record.lines if goes_on else 0
         if not goes_on and self.sandbox.status != "idle":  # of a cell that was given up
             self.sandbox = self._opened(record.between)
+        begins = not goes_on
+        if begins:
+            magics, code = split_magics(request["code"])
+            request = {**request, "code": code}
+            for words in magics:
+                self.sandbox = self._magics.do(words, self.sandbox)
+            if magics and not code.strip():
+                return None, {"status": "ok", "payload": [], "user_expressions": {}}
         self._running.set()
         try:
-            result = self._finish(self._go_on(request, begins=not goes_on), request)
+            result = self._finish(self._go_on(request, begins=begins), request)
         finally:
             self._running.clear()
         if result.error is not None:

@@ -102,12 +102,9 @@ def install(
     _need()
     from wasmsr.kernel.spec import spec_folder, spec_of, write_spec
 
-    _settings(packages, mounts, max_memory, checkpoint_every)
-    options = ["--packages", packages, "--max-memory", max_memory]
-    options += ["--checkpoint-every", str(checkpoint_every)]
-    for mount in mounts:
-        host, _, rest = mount.partition("::")
-        options += ["--dir", f"{Path(host).resolve()}::{rest}"]
+    parts = [mount.partition("::") for mount in mounts]
+    mounts = tuple(f"{Path(host).resolve()}{more}{rest}" for host, more, rest in parts)
+    options = _settings(packages, mounts, max_memory, checkpoint_every).options()
     if display_name is None:
         display_name = "Python (wasmsr)" if packages == "base" else f"Python (wasmsr, {packages})"
     folder = spec_folder(name, sys.prefix if sys_prefix else prefix, user)
@@ -125,9 +122,11 @@ def install(
     type=click.Path(dir_okay=False),
     help="The connection file that the client has written.",
 )
+@click.option("--goes-on", is_flag=True, help="Go on with the states that are kept for the file.")
 @_sandbox_options
 def run(
     file: str,
+    goes_on: bool,
     packages: str,
     mounts: tuple[str, ...],
     max_memory: str,
@@ -144,8 +143,11 @@ def run(
 
     settings = _settings(packages, mounts, max_memory, checkpoint_every)
     connection = ConnectionFile.read(Path(file))
-    forget_states(connection.folder)
+    if not goes_on:
+        forget_states(connection.folder)
     relay = KernelRelay(ClientPorts(connection), settings, connection.folder)
+    if not goes_on:
+        relay.open_worker()
     signal.signal(signal.SIGINT, lambda *_: relay.interrupt())
     relay.serve()
     forget_states(connection.folder)
