@@ -107,6 +107,16 @@ def test_a_cancel_is_a_keyboard_interrupt(sandbox: wasmsr.Sandbox) -> None:
     assert text(sandbox.run("x")) == "2"
 
 
+def test_a_cancel_before_the_code_begins_counts(sandbox: wasmsr.Sandbox) -> None:
+    """The call is paused where its request is being read."""
+    assert sandbox.run("x = 1\nwhile True: pass", pause_after=1000).status == "interrupted"
+    result = sandbox.cancel()
+    assert result is not None
+    assert result.error is not None
+    assert (result.error.type, result.error.rolled_back) == ("KeyboardInterrupt", False)
+    assert text(sandbox.run("'x' in globals()")) == "False"
+
+
 def test_a_cancel_ends_a_sleep(sandbox: wasmsr.Sandbox) -> None:
     """The hour is the test: without an end of the wait this would not come back."""
     begun = threading.Event()

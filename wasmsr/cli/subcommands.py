@@ -40,7 +40,7 @@ COMMANDS = {
     "memory": ("wasmsr.cli.elements.memory", "serve a memory that others read and write"),
     "sandbox": (
         "wasmsr.cli.sandboxes.sandbox",
-        "prepare Python sandboxes, so that they start fast",
+        "a Python prompt that can be rewound, forked and saved",
     ),
     "mcp": ("wasmsr.cli.sandboxes.mcp", "serve Python sandboxes to language models"),
     "kernel": (

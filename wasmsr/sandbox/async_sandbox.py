@@ -16,6 +16,7 @@ from wasmsr.sandbox.tools import Deferred
 if TYPE_CHECKING:
     import os
 
+    from wasmsr.sandbox.parking import StoreName
     from wasmsr.sandbox.results import (
         Completions,
         SandboxLimits,
@@ -206,6 +207,28 @@ class AsyncSandbox:
     async def save(self, path: str | os.PathLike[str]) -> int:
         """Write the state to a file; see `Sandbox.save`."""
         return await self._do(self.sandbox.save, path)
+
+    async def park(self, store: StoreName, name: str) -> None:
+        """Put the sandbox into a store, and close it; see `Sandbox.park`."""
+        await self._do(self.sandbox.park, store, name)
+
+    @classmethod
+    async def wake(
+        cls,
+        store: StoreName,
+        name: str,
+        *,
+        mounts: Sequence[Mount | str] = (),
+        tools: Tools = (),
+        limits: SandboxLimits | None = None,
+    ) -> AsyncSandbox:
+        """Return a sandbox that was parked; see `Sandbox.wake`."""
+        loops = _Loop()
+        given = loops.tools(tools)
+        made = await asyncio.to_thread(
+            Sandbox.wake, store, name, mounts=mounts, tools=given, limits=limits
+        )
+        return cls(made, loops)
 
     async def close(self) -> None:
         """Give back everything."""

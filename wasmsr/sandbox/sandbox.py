@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wasmsr.errors import HostError
 from wasmsr.interp.outcomes import Paused, Trapped
@@ -31,6 +31,10 @@ from wasmsr.sandbox.tools import Deferred, ToolBox, decode_value, encode_value
 from wasmsr.sandbox.warm import warm_machine
 from wasmsr.snapshot.snapshot import Snapshot
 from wasmsr.wasi.filesystem.mounts import Mount
+
+if TYPE_CHECKING:
+    from wasmsr.sandbox.parking import StoreName
+    from wasmsr.snapshot.state import SnapshotState
 
 Tools = Mapping[str, Callable[..., Any]] | Iterable[Callable[..., Any]]
 Answer = TypeVar("Answer")
@@ -364,10 +368,59 @@ class Sandbox:
             SnapshotError: It is no sandbox, or one of another version of the guest.
             MissingPackageError: The guest's package is not installed.
         """
-        given = [Mount.parse(one) if isinstance(one, str) else one for one in mounts]
-        machine, record = Machine.of_state(Snapshot.load(path).state, given, limits)
-        box, limits = ToolBox(tools), limits or record.limits
-        return cls(machine, tools=box, limits=limits, call=record.call)
+        return cls._of_state(Snapshot.load(path).state, mounts, tools, limits)
+
+    def park(self, store: StoreName, name: str) -> None:
+        """Put the sandbox into a store of snapshots, and close it; its snapshots are forgotten.
+
+        A call that is interrupted or waits for `deliver` goes along. Pages that other sandboxes of
+        the store have too take no room.
+
+        Args:
+            store: The store, its folder or its address; a folder that is not there is made.
+            name: Its name there, which must be free.
+
+        Raises:
+            SnapshotError: It cannot be stored; the sandbox is as before.
+        """
+        from wasmsr.sandbox.parking import put_away
+
+        with self._used():
+            put_away(self._machine.state(self._call, self.limits), store, name)
+        self.close()
+
+    @classmethod
+    def wake(
+        cls,
+        store: StoreName,
+        name: str,
+        *,
+        mounts: Sequence[Mount | str] = (),
+        tools: Tools = (),
+        limits: SandboxLimits | None = None,
+    ) -> Sandbox:
+        """Return a sandbox that was parked, and remove it from the store: it is woken once.
+
+        Args:
+            store: The store.
+            name: Its name there.
+            mounts: As for `load`, like the next two.
+            tools: Its tools.
+            limits: What it may use.
+
+        Raises:
+            SnapshotError: There is no such sandbox, or somebody else has woken it.
+            MissingPackageError: The guest's package is not installed.
+        """
+        from wasmsr.sandbox.parking import fetched, take_out
+
+        made = cls._of_state(fetched(store, name), mounts, tools, limits)
+        try:
+            take_out(store, name)
+        except BaseException:
+            made.close()
+            raise
+        return made
 
     def close(self) -> None:
         """Give back everything. Again does nothing."""
@@ -382,6 +435,19 @@ class Sandbox:
         self.close()
 
     # ---- inside ----------------------------------------------------------------------------------
+
+    @classmethod
+    def _of_state(
+        cls,
+        state: SnapshotState,
+        mounts: Sequence[Mount | str],
+        tools: Tools,
+        limits: SandboxLimits | None,
+    ) -> Sandbox:
+        given = [Mount.parse(one) if isinstance(one, str) else one for one in mounts]
+        box = ToolBox(tools)
+        machine, record = Machine.of_state(state, given, limits)
+        return cls(machine, tools=box, limits=limits or record.limits, call=record.call)
 
     def _used(self) -> _Use:
         return _Use(self)

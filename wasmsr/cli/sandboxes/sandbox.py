@@ -21,20 +21,79 @@ A file is for one user: it has nothing of the host, but all sandboxes of a set h
 of strings. --renew makes another one."""
 
 
-HELP = """Has what concerns sandboxes: interpreters for somebody's code.
+HELP = """A Python prompt in a sandbox. It sees no file and no variable of yours. Its state can be
+kept, rewound, forked and saved.
 
 \b
+  wasmsr sandbox                            a prompt; :help lists its commands
+  wasmsr sandbox --packages numpy+pandas --dir .::/data::ro
+  wasmsr sandbox --load FILE                go on with what :save has written
+  wasmsr sandbox < program.py               a pipe: code, and lines of commands
   wasmsr sandbox warm                       prepare all sets of packages
-  wasmsr sandbox warm base
 
-The library makes sandboxes: wasmsr.Sandbox. It needs the extra wasmsr[python]."""
+Ctrl-C ends the statement that runs. A pipe ends at the first error, with exit code 1. It needs the
+extra wasmsr[python]; the library makes such sandboxes too: wasmsr.Sandbox."""
 
 
 @click.group(
-    help=HELP, context_settings=WIDE, short_help="prepare Python sandboxes, so that they start fast"
+    help=HELP,
+    context_settings=WIDE,
+    short_help="a Python prompt that can be rewound, forked and saved",
+    invoke_without_command=True,
 )
-def sandbox() -> None:
+@click.option(
+    "--packages", default="base", show_default=True, metavar="SET", help="What is imported before."
+)
+@click.option(
+    "--dir",
+    "folders",
+    metavar="HOST[::GUEST[::MODE]]",
+    multiple=True,
+    help="A folder that code sees, as for wasmsr run. May be given several times.",
+)
+@click.option("--load", "file", metavar="FILE", help="Go on with a sandbox that was saved.")
+@click.option("--seconds", type=float, help="How long a call may run.")
+@click.pass_context
+def sandbox(
+    context: click.Context,
+    packages: str,
+    folders: tuple[str, ...],
+    file: str | None,
+    seconds: float | None,
+) -> None:
     """Carry out the command; HELP is its help text."""
+    if context.invoked_subcommand is not None:
+        return
+    import sys
+    from dataclasses import replace
+
+    from wasmsr.cli.sandboxes.prompt import SandboxPrompt, pipe_reader, terminal_reader
+    from wasmsr.sandbox.results import SandboxLimits
+    from wasmsr.sandbox.sandbox import Sandbox
+
+    try:
+        limits = SandboxLimits(seconds=seconds)
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from None
+    if file is None:
+        made = Sandbox.python(packages, mounts=folders, limits=limits)
+    else:
+        made = Sandbox.load(file, mounts=folders)
+        if seconds is not None:
+            made.limits = replace(made.limits, seconds=seconds)
+    typed = sys.stdin.isatty()
+    prompts: list[SandboxPrompt] = []
+    read = terminal_reader(lambda: prompts[0]) if typed else pipe_reader
+    prompts.append(SandboxPrompt(made, read, interactive=typed))
+    if typed:
+        click.echo(f"Python in a sandbox ({packages if file is None else file}). :help has more.")
+        if made.status != "idle":
+            click.echo(f"its call is {made.status}: :resume goes on, :cancel ends it")
+    try:
+        code = prompts[0].loop()
+    finally:
+        prompts[0].close()
+    context.exit(code)
 
 
 @sandbox.command("warm", help=WARM_HELP, context_settings=WIDE)

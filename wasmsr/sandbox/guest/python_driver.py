@@ -77,7 +77,7 @@ class Driver:
 
     def __init__(self) -> None:
         self.rest = b""
-        self.busy = False
+        self.busy = self.stopped = False
         self.main = types.ModuleType("__main__")
         self.space = self.main.__dict__
         self.tools = types.ModuleType("tools", "Functions of the host.")
@@ -140,6 +140,7 @@ class Driver:
 
     def stop(self, *_: Any) -> None:
         """End the code that runs, as Ctrl-C does."""
+        self.stopped = True
         if self.busy:
             raise KeyboardInterrupt
 
@@ -185,6 +186,8 @@ class Driver:
             tree = ast.parse(code, name)
             last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
             self.busy = True
+            if self.stopped:  # before it began
+                raise KeyboardInterrupt
             exec(compile(tree, name, "exec"), self.space)
             if last is not None:
                 found = eval(compile(ast.Expression(last.value), name, "eval"), self.space)
@@ -298,6 +301,7 @@ class Driver:
             except BaseException as error:  # noqa: BLE001 (what is asked may go wrong in any way)
                 answer = {"error": failure(error)}
             self.send(k="done", **answer)
+            self.stopped = False
 
 
 class FigureFinder:

