@@ -60,6 +60,7 @@ ONLY_IN = {
     "jsonschema": {"fleet", "jobs"},
     "wasmtime": {"interp"},
     "yaml": {"elements", "jobs"},
+    "elftools": {"debug"},
     "ray": {"jobs"},
     "click": {"cli"},
     "rich": {"cli", "snapshot"},

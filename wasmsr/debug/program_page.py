@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from wasmsr.debug.debug_data import debug_data
 from wasmsr.interp.modules.module import Module
 from wasmsr.snapshot.inspect.describe import describe
 from wasmsr.snapshot.page.page_file import page_file
@@ -40,11 +41,19 @@ def write_page(
     known = known_modules(opened, given)
     found = [one for one in known if one is not None]
     names = [one.name or (module and module.name) for one, module in _pairs(opened, known)]
+    said: list[str] = []
+
+    def note(text: str) -> None:
+        said.append(f"{text[:1].upper()}{text[1:]}.")
+        warn(text)
+
     page = page_file(
         opened.state,
         known,
         title=next((name for name in names if name), os.path.basename(opened.path)),
         description=describe(opened.state, found, opened.decoder),
+        debug=[None if one is None else debug_data(one, note) for one in known],
+        warnings=said,
         difference=None if against is None else _difference(against, opened, found),
     )
     return write_new(opened, page, out)

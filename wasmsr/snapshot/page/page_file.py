@@ -29,7 +29,7 @@ from wasmsr.snapshot.runnable.outgoing import plain_program
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.preview1.functions import FUNCTIONS
 
-SCRIPTS = ("machine.js", "hostcalls.js", "disassembler.js", "view.js", "app.js")
+SCRIPTS = ("machine.js", "hostcalls.js", "disassembler.js", "sources.js", "view.js", "app.js")
 """The script of the page, in this order."""
 LONGEST = 4000
 """Characters of a cell that are shown."""
@@ -43,7 +43,7 @@ def page_file(
     *,
     title: str,
     description: Mapping[str, Any],
-    lines: Sequence[Mapping[str, Any] | None] = (),
+    debug: Sequence[Mapping[str, Any] | None] = (),
     difference: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
 ) -> bytes:
@@ -54,8 +54,7 @@ def page_file(
         modules: Its modules; None where one is not known.
         title: The name of the program.
         description: What `inspect.describe` says of it.
-        lines: The source lines of each module, if it has some: ascending offsets `at`, for each a
-            `file` (an index into `files`) and a `line` (0: none).
+        debug: The debug data of each module, if it has some (`wasmsr.debug.debug_data`).
         difference: `title` and `tables` (blocks of text) of what differs from another snapshot.
         warnings: Sentences to show.
 
@@ -77,7 +76,7 @@ def page_file(
     about = {
         "title": printable(title),
         "modules": [
-            _about_module(one, lines[number] if lines else None) for number, one in enumerate(known)
+            _about_module(one, debug[number] if debug else None) for number, one in enumerate(known)
         ],
         "hosts": {
             one.address: {"module": printable(one.module), "name": printable(one.name)}
@@ -102,14 +101,14 @@ def page_file(
     return _composed(parts)
 
 
-def _about_module(module: Module, lines: Mapping[str, Any] | None) -> dict[str, Any]:
+def _about_module(module: Module, debug: Mapping[str, Any] | None) -> dict[str, Any]:
     names = [printable(module.function_name(index)) for index in range(module.function_count)]
     return {
         "name": module.name,
         "imported": module.imported_functions,
         "functions": names,
         "locals": module.names.locals,
-        "lines": lines,
+        "debug": debug,
     }
 
 

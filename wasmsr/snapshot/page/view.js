@@ -44,6 +44,7 @@ export class View {
     this.machine = machine;
     this.about = about;
     this.codes = codes; // a disassembler for each module
+    this.debug = about.modules.map(({ debug }) => (debug ? new Sources(debug) : undefined));
     this.baseline = baseline; // {of(memory, page): bytes or null} of the saved state
     this.chosen = null; // the frame that is shown, null for the innermost
     this.address = 0;
@@ -73,19 +74,9 @@ export class View {
     return `function ${address}`;
   }
 
-  // The source line of an offset, of the instruction before it in a frame that waits.
-  source(instance, offset, waiting) {
-    const lines = this.module(instance).lines;
-    if (!lines) return "";
-    const wanted = waiting ? offset - 1 : offset;
-    let [low, high] = [0, lines.at.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (lines.at[middle] <= wanted) low = middle + 1;
-      else high = middle;
-    }
-    if (!low || !lines.line[low - 1]) return "";
-    return `${lines.files[lines.file[low - 1]]}:${lines.line[low - 1]}`;
+  // The debug data of an instance's module, or undefined.
+  sources(instance) {
+    return this.debug[this.machine.core.module_of(instance)];
   }
 
   // The frame that is shown, and whether it waits for a callee.
@@ -100,6 +91,7 @@ export class View {
     this.#where(frames);
     this.#frames(frames, at);
     this.#values(one);
+    this.#variables(one, waiting);
     this.#code(one, waiting);
     this.#globals();
     this.#memoryChoices();
@@ -120,13 +112,17 @@ export class View {
     for (let at = frames.length - 1; at >= least; at--) {
       const one = frames[at];
       const name = element("button", this.functionName(one), { type: "button", "data-frame": at });
-      const source = this.source(one.instance, one.offset, at < frames.length - 1);
+      const place = at < frames.length - 1 ? one.offset - 1 : one.offset;
+      const known = this.sources(one.instance)?.functions(place) ?? [];
+      for (const inlined of known.slice(0, -1))
+        rows.push(row(["", `${inlined.name} (inlined)`, "", inlined.line]));
+      const source = known.at(-1)?.line ?? this.sources(one.instance)?.line(place) ?? "";
       const made = row([`${frames.length - 1 - at}`, name, hex(one.offset), source]);
       if (at === chosen) made.setAttribute("aria-current", "true");
       rows.push(made);
     }
     byId("frames").replaceChildren(...rows);
-    const sources = this.about.modules.some((one) => one.lines);
+    const sources = this.debug.some(Boolean);
     for (const one of document.querySelectorAll("#stack th.source, #stack td:nth-child(4)"))
       one.hidden = !sources;
   }
@@ -149,6 +145,27 @@ export class View {
     byId("values").replaceChildren(...rows.slice(0, MOST_ROWS));
   }
 
+  #variables(one, waiting) {
+    const sources = one && this.sources(one.instance);
+    byId("variables").hidden = !sources;
+    if (!sources) return;
+    const has = this.machine.addresses(one.instance);
+    const globals = this.machine.globals();
+    const memory = has.memories.length ? this.machine.memory(has.memories[0]) : new Uint8Array();
+    const state = {
+      offset: waiting ? one.offset - 1 : one.offset,
+      local: (at) => (at < one.locals && one.live[at] ? one.values[at] : null),
+      operand: (at) => one.values[one.locals + at] ?? null,
+      global: (at) => globals[has.globals[at]]?.value ?? null,
+      memory,
+    };
+    const none = () => element("span", "no value here", { class: "soft" });
+    const rows = (found) =>
+      found.slice(0, MOST_ROWS).map(({ name, type, text }) => row([name, type, text ?? none()]));
+    const [inside, outside] = [rows(sources.variables(state)), rows(sources.globals(state))];
+    byId("variable-rows").replaceChildren(...inside, ...outside);
+  }
+
   #code(one, waiting) {
     const list = byId("code");
     if (!one) return list.replaceChildren(element("li", "no function runs"));
@@ -162,7 +179,7 @@ export class View {
       const made = element("li");
       const offset = element("button", hex(each.offset), { type: "button", "data-offset": each.offset });
       offset.title = "Run to this instruction";
-      const source = this.source(one.instance, each.offset, false);
+      const source = this.sources(one.instance)?.line(each.offset);
       const words = `${"  ".repeat(Math.min(each.depth - least, 20))}${each.name} ${each.text}`;
       made.append(offset, element("span", words.trimEnd()));
       if (source && source !== last) made.append(element("span", source, { class: "soft" }));
