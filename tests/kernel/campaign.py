@@ -108,6 +108,9 @@ def shown(outputs: list[Any]) -> list[Any]:
         about = one.get("metadata", {}).get("wasmsr")
         if about is not None:
             again = again or bool(about.get("resumed"))
+            if "whole" in about:
+                found.clear()
+                again = False
             if "repeated" in about:
                 again = False
             continue

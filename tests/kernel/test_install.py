@@ -33,7 +33,18 @@ def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
 def test_a_spec_has_what_was_said(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     done = command(
-        *("install", "--user", "--name", "mine", "--display-name", "My Python", "--env", "A", "b"),
+        *(
+            "install",
+            "--user",
+            "--name",
+            "mine",
+            "--display-name",
+            "My Python",
+            "--env",
+            "A",
+            "b",
+            "--keep-alive",
+        ),
         *("--packages", "numpy", "--dir", f"{tmp_path / 'data'}::/data::ro"),
         JUPYTER_DATA_DIR=str(tmp_path / "jupyter"),
     )
@@ -41,6 +52,8 @@ def test_a_spec_has_what_was_said(tmp_path: Path) -> None:
     spec = json.loads((tmp_path / "jupyter" / "kernels" / "mine" / "kernel.json").read_text())
     assert (spec["display_name"], spec["env"]) == ("My Python", {"A": "b"})
     assert spec["interrupt_mode"] == "message"
+    about = spec["metadata"]["kernel_provisioner"]
+    assert about == {"provisioner_name": "wasmsr-relay"}
     assert "{connection_file}" in spec["argv"]
     assert f"{tmp_path / 'data'}::/data::ro" in spec["argv"]
     for words, code in (

@@ -6,6 +6,9 @@ Source: "Messaging in Jupyter", protocol version 5.3, with the sessions of jupyt
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +20,10 @@ from wasmsr.kernel.wire import KernelError
 
 LONGEST = 64 << 20
 """Bytes of one part of a client's message; a client that sends more is cut off."""
+PATIENCE = 30.0
+"""Seconds for which an answer is kept for a client that is away."""
+MOST_KEPT = 1000
+AGAIN = 0.1
 _log = logging.getLogger(__name__)
 _KINDS = {
     "shell": zmq.ROUTER,
@@ -61,6 +68,9 @@ class ClientPorts:
         except Exception as error:
             raise KernelError(f"the scheme {connection.scheme!r} cannot be used") from error
         self._context = zmq.Context()
+        self._kept: deque[tuple[float, str, str, dict[str, Any], ClientMessage]] = deque()
+        self.subscribers = 0
+        """Clients that listen to what all are told."""
         self.sockets: dict[str, Any] = {}
         for name, kind in _KINDS.items():
             made = self.sockets[name] = self._context.socket(kind)
@@ -69,6 +79,7 @@ class ClientPorts:
             made.setsockopt(zmq.SNDHWM, 0)  # what a notebook shows is not thrown away
             if kind == zmq.ROUTER:
                 made.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that connects again
+                made.setsockopt(zmq.ROUTER_MANDATORY, 1)
             try:
                 made.bind(connection.addresses[name])
             except zmq.ZMQError as error:
@@ -90,8 +101,10 @@ class ClientPorts:
             message = self.session.deserialize(rest)
             header, content = message["header"], message["content"]
             kind = message["msg_type"]
-            if not isinstance(content, dict) or not isinstance(kind, str):
-                raise ValueError("its content is no object, or its type no string")
+            if not isinstance(content, dict):
+                raise ValueError("its content is no object")
+            if not isinstance(kind, str) or not isinstance(header["msg_id"], str):
+                raise ValueError("its type and its id must be strings")
         except Exception as error:  # noqa: BLE001 (strangers can send anything)
             _log.warning("a message on the %s port was dropped: %.200s", name, error)
             return None
@@ -127,10 +140,36 @@ class ClientPorts:
         )
 
     def reply(self, name: str, kind: str, content: dict[str, Any], to: ClientMessage) -> None:
-        """Answer, or ask, one client through a port."""
-        self.session.send(
-            self.sockets[name], kind, content, parent={"header": to.header}, ident=to.idents
-        )
+        """Answer, or ask, one client through a port; one that is away gets it when it comes."""
+        self._reply(time.monotonic() + PATIENCE, name, kind, content, to)
+
+    def retry(self) -> float | None:
+        """Try again what clients did not get; return the seconds until the next try, if any."""
+        for _ in range(len(self._kept)):
+            until, name, kind, content, to = self._kept.popleft()
+            if time.monotonic() < until:
+                self._reply(until, name, kind, content, to)
+        return AGAIN if self._kept else None
+
+    def listened(self) -> None:
+        """Take note of who listens, or does so no longer."""
+        with suppress(zmq.ZMQError):
+            while True:
+                said = self.sockets["iopub"].recv(zmq.NOBLOCK)
+                self.subscribers += {b"\1": 1, b"\0": -1}.get(said[:1], 0)
+
+    def _reply(
+        self, until: float, name: str, kind: str, content: dict[str, Any], to: ClientMessage
+    ) -> None:
+        try:
+            self.session.send(
+                self.sockets[name], kind, content, parent={"header": to.header}, ident=to.idents
+            )
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            if len(self._kept) < MOST_KEPT:
+                self._kept.append((until, name, kind, content, to))
 
     def close(self) -> None:
         """Close all of them, after what was said is sent."""

@@ -7,17 +7,20 @@ shell port are answered one after the other, in their order.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import zmq
 
 from wasmsr import __version__
-from wasmsr.kernel.ports import ClientMessage, ClientPorts
+from wasmsr.kernel.journal import SHOWN, Remembered, RequestJournal, cut, read_lines
+from wasmsr.kernel.ports import PATIENCE, ClientMessage, ClientPorts
 from wasmsr.kernel.process import CellProcess
 from wasmsr.kernel.settings import KernelSettings
-from wasmsr.kernel.showing import CellOutput
+from wasmsr.kernel.showing import NOTHING, CellOutput
 
 PROTOCOL = "5.3"
 """The version of Jupyter's messaging protocol."""
@@ -34,9 +37,12 @@ class KernelRelay:
         ports: Its ports.
         settings: What the worker gets.
         folder: Where the worker's states are.
+        goes_on: Whether it takes over from a relay that was killed.
     """
 
-    def __init__(self, ports: ClientPorts, settings: KernelSettings, folder: Path) -> None:
+    def __init__(
+        self, ports: ClientPorts, settings: KernelSettings, folder: Path, *, goes_on: bool = False
+    ) -> None:
         self.ports = ports
         self._settings = settings
         self._folder = folder
@@ -59,9 +65,36 @@ class KernelRelay:
         self._ended = False
         self._why: str | None = None
         self._worker: CellProcess | None = None
+        self._journal = RequestJournal(folder, keeps=goes_on)
+        self._takes_over = self._remember(self._journal.remembered)
         self._poller = zmq.Poller()
         for one in ports.sockets.values():
             self._poller.register(one, zmq.POLLIN)
+
+    def _remember(self, before: Remembered) -> bool:
+        """Take over what an earlier relay has left; return whether a cell was running."""
+        self._number, self._count, self._executed = before.number, before.count, before.executed
+        self._history = list(before.history)
+        waiting = dict(before.waiting)
+        now = None if before.begun is None else waiting.pop(before.begun, None)
+        self._waiting.extend(waiting.values())
+        if now is None:
+            return False
+        with suppress(LookupError, TypeError):
+            self._count -= 1  # the request counts once more
+            self._request_now = {**(self._request(now) or {}), "count": before.count}
+            self._now, self._lines, self._count = now, list(before.lines), before.count
+        return self._now is not None
+
+    def _take_over(self) -> None:
+        """Wait until a client listens again, and begin."""
+        end = time.monotonic() + PATIENCE
+        while self.ports.subscribers <= 0 and time.monotonic() < end:
+            events = dict(self._poller.poll(100))
+            if self.ports.sockets["hb"] in events:
+                self.ports.echo()
+            if self.ports.sockets["iopub"] in events:
+                self.ports.listened()
 
     def open_worker(self) -> None:
         """Start the worker, if there is none; a request does it too."""
@@ -84,13 +117,19 @@ class KernelRelay:
 
     def serve(self) -> None:
         """Serve until a client ends the kernel."""
-        self.ports.publish("status", {"execution_state": "starting"}, None)
+        if self._now is not None:
+            self._take_over()
+            self._status("busy", self._now)
+            self.open_worker()
+        else:
+            self.ports.publish("status", {"execution_state": "starting"}, None)
         try:
             while not self._ended:
                 self._turn()
         finally:
             self._output.flush()
             self._close_worker()
+            self._journal.close()
             self.ports.close()
 
     def interrupt(self) -> None:
@@ -101,14 +140,15 @@ class KernelRelay:
 
     def _turn(self) -> None:
         """Wait for something, and do what follows."""
-        wait = self._output.wait()
+        waits = [one for one in (self._output.wait(), self.ports.retry()) if one is not None]
+        wait = min(waits, default=None)
         events = self._poller.poll(None if wait is None else int(1000 * wait) + 1)
         ready = {one for one, _ in events}
         sockets = self.ports.sockets
         if sockets["hb"] in ready:
             self.ports.echo()
         if sockets["iopub"] in ready:
-            sockets["iopub"].recv()  # somebody subscribes
+            self.ports.listened()
         if sockets["control"] in ready:
             self._control(self.ports.receive("control"))
         if sockets["stdin"] in ready:
@@ -116,7 +156,7 @@ class KernelRelay:
         if sockets["shell"] in ready:
             message = self.ports.receive("shell")
             if message is not None:
-                self._waiting.append(message)
+                self._received(message)
         worker = self._worker
         if worker is not None and (worker.stream in ready or worker.stream.fileno() in ready):
             self._heard(worker)
@@ -124,6 +164,21 @@ class KernelRelay:
             self._output.flush()
         while self._now is None and self._waiting and not self._ended:
             self._begin(self._waiting.popleft())
+
+    def _received(self, message: ClientMessage) -> None:
+        self._journal.got(message)
+        self._waiting.append(message)
+
+    def _over(self, message: ClientMessage) -> None:
+        """Say, and note, that a request has ended."""
+        self._status("idle", message)
+        past = None
+        if message.kind == "execute_request" and self._history:
+            past = self._history[-1] if self._history[-1][0] == self._count else None
+        known = self._journal.remembered.history
+        if past is not None and known and known[-1][0] == past[0]:
+            past = None
+        self._journal.over(message, self._executed, past)
 
     # ---- what clients ask ------------------------------------------------------------------------
 
@@ -149,16 +204,17 @@ class KernelRelay:
             name = type(error).__name__
             said = {"status": "error", "ename": name, "evalue": str(error), "traceback": []}
             self._answer(message, said, "shell")
-            self._status("idle", message)
+            self._over(message)
             return
         if request is None:
             self._at_once(message, "shell")
-            self._status("idle", message)
+            self._over(message)
             return
         self._now, self._request_now = message, request
         self._number += 1
         self._lines, self._cancelled = [], False
         self._output.begin()
+        self._journal.begun(message, self._number, self._count)
         if message.kind == "execute_request" and not request["silent"]:
             said = {"code": request["code"], "execution_count": request["count"]}
             self.ports.publish("execute_input", said, message.header)
@@ -240,6 +296,7 @@ class KernelRelay:
         if now is not None and type(parent) is str and message.idents == now.idents:
             self._asked_input = False
             self._lines.append(parent)
+            self._journal.typed(parent)
             self._tell(op="input", value=parent)
 
     def _past(self, content: dict[str, Any]) -> list[Any]:
@@ -305,6 +362,9 @@ class KernelRelay:
         self._state = record
         self._older = self._older or record["done"] < self._executed
         now, number = self._now, self._number
+        if now is not None and self._takes_over and now.kind == "execute_request":
+            self._show_whole(record, number)
+        self._takes_over = False
         if now is not None and record["done"] == number:
             self._done(record)
         elif now is not None:
@@ -318,6 +378,21 @@ class KernelRelay:
             if self._cancelled:
                 self._tell(op="cancel", n=number)
         self._lost_by = None
+
+    def _show_whole(self, record: dict[str, Any], number: int) -> None:
+        """Show all that a cell has shown: nobody knows what clients got of an earlier relay."""
+        counts = record["shown"] if record["now"] == number else dict(NOTHING)
+        if record["done"] == number:
+            counts = None
+        self._output.mark(
+            "wasmsr: The kernel's process has ended. The whole output of the cell follows.",
+            {"whole": True},
+        )
+        for one in cut(read_lines(self._folder / SHOWN), counts):
+            if one["k"] == "out":
+                self._output.text(one["stream"], one["text"])
+            else:
+                self._output.show(one["data"])
 
     def _say_older(self) -> None:
         """Say that the state is older than the notebook, if a state could not be written."""
@@ -370,11 +445,11 @@ class KernelRelay:
         if aborts and now.content.get("stop_on_error", True):
             # What a client sends after it has seen the error is not refused.
             while (other := self.ports.receive("shell")) is not None:
-                self._waiting.append(other)
+                self._received(other)
         else:
             aborts = False
         self._answer(now, reply, "shell")
-        self._status("idle", now)
+        self._over(now)
         if aborts:
             self._abort()
 
@@ -385,7 +460,7 @@ class KernelRelay:
             if one.kind == "execute_request":
                 self._status("busy", one)
                 self._answer(one, {"status": "aborted"}, "shell")
-                self._status("idle", one)
+                self._over(one)
         self._waiting = deque(kept)
 
     # ---- what clients see ------------------------------------------------------------------------

@@ -11,16 +11,21 @@ from typing import Any
 from wasmsr import small_files
 from wasmsr.kernel.wire import KernelError
 
+PROVISIONER = "wasmsr-relay"
+"""The name of `RelayProvisioner` in this package's entry points."""
 _NAME = re.compile(r"[a-zA-Z0-9._-]+")
 
 
-def spec_of(options: list[str], display_name: str, env: dict[str, str]) -> dict[str, Any]:
+def spec_of(
+    options: list[str], display_name: str, env: dict[str, str], *, keep_alive: bool = False
+) -> dict[str, Any]:
     """Return a kernel spec.
 
     Args:
         options: Options of `wasmsr kernel run`.
         display_name: The kernel's name for people.
         env: Environment variables of the kernel's processes.
+        keep_alive: Whether Jupyter is to start the relay again if it is killed.
     """
     words = [sys.executable, "-m", "wasmsr", "kernel", "run"]
     return {
@@ -29,7 +34,10 @@ def spec_of(options: list[str], display_name: str, env: dict[str, str]) -> dict[
         "language": "python",
         "interrupt_mode": "message",
         "env": env,
-        "metadata": {"debugger": False},
+        "metadata": {
+            "debugger": False,
+            **({"kernel_provisioner": {"provisioner_name": PROVISIONER}} if keep_alive else {}),
+        },
     }
 
 

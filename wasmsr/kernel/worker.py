@@ -22,6 +22,7 @@ from typing import Any
 
 from wasmsr.errors import WasmsrError
 from wasmsr.kernel.checkpoints import CellRecord, StateFolder
+from wasmsr.kernel.journal import ShownFile
 from wasmsr.kernel.magics import Magics, split_magics
 from wasmsr.kernel.settings import KernelSettings
 from wasmsr.kernel.wire import MessageReader, frame, receive
@@ -66,6 +67,7 @@ class CellWorker:
         self._number = 0
         self._running = threading.Event()
         self._saved_at = 0.0
+        self._file = ShownFile(folder.path)
         self._shown = {"stdout": 0, "stderr": 0, "objects": 0}
         self._read = 0
         self._cancel = 0
@@ -103,6 +105,7 @@ class CellWorker:
         goes_on = request["goes_on"] and record.now == self._number
         self._cancels, self._saved_at = 0, time.monotonic()
         self._shown = {"stdout": 0, "stderr": 0, "objects": 0, **(record.shown if goes_on else {})}
+        self._file.begin(self._shown)
         self._read = record.lines if goes_on else 0
         if not goes_on and self.sandbox.status != "idle":  # of a cell that was given up
             self.sandbox = self._opened(record.between)
@@ -233,11 +236,14 @@ class CellWorker:
 
     def _wrote(self, stream: str, text: str) -> None:
         self._shown[stream] += len(text)
+        self._file.add({"k": "out", "stream": stream, "text": text})
         self.tell("out", stream=stream, text=text)
 
     def _displayed(self, value: SandboxValue) -> None:
         self._shown["objects"] += 1
-        self.tell("show", data=as_data(value))
+        data = as_data(value)
+        self._file.add({"k": "show", "data": data})
+        self.tell("show", data=data)
 
     # ---- states ----------------------------------------------------------------------------------
 

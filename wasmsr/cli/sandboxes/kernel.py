@@ -82,6 +82,12 @@ def _sandbox_options(command: Any) -> Any:
 @click.option("--prefix", metavar="FOLDER", help="For the Jupyter that is installed there.")
 @click.option("--name", default="wasmsr", show_default=True, help="Its name for clients.")
 @click.option("--display-name", metavar="TEXT", help="Its name for people.")
+@click.option(
+    "--keep-alive",
+    is_flag=True,
+    help="Have Jupyter start the kernel again if its own process is killed. wasmsr must be "
+    "installed beside Jupyter.",
+)
 @click.option("--env", "env", metavar="NAME VALUE", nargs=2, multiple=True, help="A variable.")
 @_sandbox_options
 def install(
@@ -90,6 +96,7 @@ def install(
     prefix: str | None,
     name: str,
     display_name: str | None,
+    keep_alive: bool,
     env: tuple[tuple[str, str], ...],
     packages: str,
     mounts: tuple[str, ...],
@@ -108,7 +115,7 @@ def install(
     if display_name is None:
         display_name = "Python (wasmsr)" if packages == "base" else f"Python (wasmsr, {packages})"
     folder = spec_folder(name, sys.prefix if sys_prefix else prefix, user)
-    write_spec(folder, spec_of(options, display_name, dict(env)))
+    write_spec(folder, spec_of(options, display_name, dict(env), keep_alive=keep_alive))
     click.echo(f"the kernel {name} is in {folder}")
 
 
@@ -145,7 +152,7 @@ def run(
     connection = ConnectionFile.read(Path(file))
     if not goes_on:
         forget_states(connection.folder)
-    relay = KernelRelay(ClientPorts(connection), settings, connection.folder)
+    relay = KernelRelay(ClientPorts(connection), settings, connection.folder, goes_on=goes_on)
     if not goes_on:
         relay.open_worker()
     signal.signal(signal.SIGINT, lambda *_: relay.interrupt())
