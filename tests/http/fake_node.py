@@ -56,6 +56,10 @@ class FakeNode:
         begins = max(0, len(data) + offset) if offset < 0 else min(offset, len(data))
         return begins, data[begins : begins + most]
 
+    def view(self, program: str) -> bytes:
+        self._one(program)
+        return b"<!doctype html><title>a copy</title>"
+
     def migrate(self, program: str, address: str) -> Mapping[str, Any]:
         self.acts.append((program, f"migrate {address}"))
         if ":" not in address:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.http.fake_node import FIRST, FakeNode
+from wasmsr.http.page import program_view
 from wasmsr.http.page.node_page import BODY_BYTES, FILES, NodePage
+from wasmsr.node.failures import NodeError
 from wasmsr.runspec.address import Address
 
 TOKEN = "right-token-of-this-node"
@@ -171,3 +175,36 @@ def test_output_by_offsets(asked):
     asked.node.written[FIRST] = "é€".encode()[:-1]
     assert asked(f"{path}?offset=0")[1] == {"offset": 0, "next": 2, "text": "é"}
     assert asked(f"{path}?stream=stderr")[1]["text"] == "error\n"
+
+
+def test_a_view_of_a_program_is_given_out_once(asked: Asked) -> None:
+    status, found = asked(f"/programs/{FIRST}/view", "POST")
+    assert status == 200 and re.fullmatch(r"/view/[A-Za-z0-9_-]{32}", found["path"])
+    assert asked(found["path"], "POST")[0] == 405
+    status, body = asked.raw(found["path"], HTTP_AUTHORIZATION="")
+    assert status == 200 and b"a copy" in body
+    assert asked.headers["Content-Type"] == "text/html; charset=windows-1252"
+    policy = asked.headers["Content-Security-Policy"]
+    assert policy == "sandbox allow-scripts allow-forms; frame-ancestors 'none'"
+    assert asked.headers["Cache-Control"] == "no-store"
+    assert asked(found["path"])[0] == 404
+    assert asked("/view/" + "A" * 32)[0] == 404
+    assert asked(f"/programs/{FIRST}/view", "POST", HTTP_AUTHORIZATION="")[0] == 401
+    assert asked(f"/programs/{FIRST}/view")[0] == 405
+    assert asked(f"/programs/{'9' * 32}/view", "POST")[0] == 409
+
+
+def test_tickets_end_and_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    tickets = program_view.ViewTickets()
+    given = [tickets.give(bytes([number])) for number in range(program_view.MOST + 1)]
+    assert tickets.take(given[0]) is None and tickets.take(given[1]) == b"\1"
+    now = program_view.time.monotonic()
+    monkeypatch.setattr(program_view.time, "monotonic", lambda: now + program_view.LIVES + 1)
+    assert tickets.take(given[2]) is None
+
+
+@pytest.mark.full
+def test_a_page_that_cannot_be_made_has_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(NodeError, match=r"^program\.bin: this is not a snapshot") as caught:
+        program_view.page_of(io.BytesIO(b"no snapshot"), tmp_path)
+    assert "\n" not in caught.value.message and not list(tmp_path.iterdir())

@@ -197,6 +197,39 @@ def test_a_move_is_ordered_and_seen(opened):
     assert not opened.by_id("move-bar").is_displayed()
 
 
+@pytest.mark.full
+def test_a_copy_of_a_program_is_stepped_through(opened, tmp_path):
+    """It has an origin of its own, so it cannot reach the token of the page of the node."""
+    from tests.debug.test_program_page import make_page, save
+
+    make_page(save(tmp_path), "-o", tmp_path / "page.html")
+    opened.node.view = lambda program: (tmp_path / "page.html").read_bytes()
+    opened.open()
+    opened.until(lambda: opened.row(FIRST)).click()
+    opened.until(lambda: opened.by_id("one").is_displayed())
+    opened.by_id("view").click()
+    opened.until(lambda: opened.by_id("said").text == "The page is ready.")
+    first = opened.browser.current_window_handle
+    opened.by_id("view-link").click()
+    opened.until(lambda: len(opened.browser.window_handles) == 2)
+    opened.browser.switch_to.window(
+        next(one for one in opened.browser.window_handles if one != first)
+    )
+    try:
+        opened.until(lambda: opened.by_id("main").is_displayed())
+        opened.keys("s")
+        opened.until(lambda: "2001 instructions, 1 after" in opened.by_id("where").text)
+        reached = opened.browser.execute_script(
+            "try { return sessionStorage.length } catch (error) { return error.name }"
+        )
+        assert reached == "SecurityError"
+        opened.browser.refresh()
+        opened.until(lambda: "fetched before" in opened.browser.page_source)
+    finally:
+        opened.browser.close()
+        opened.browser.switch_to.window(first)
+
+
 def test_a_lease_is_shown(opened):
     opened.node.leases[FIRST] = {
         "epoch": 2, "owner": "5f" * 16, "state": "running", "register": "away",

@@ -71,6 +71,23 @@ def test_a_move_from_the_page(tmp_path: Path) -> None:
             node.stop(save=False, seconds=5)
 
 
+@pytest.mark.full
+def test_a_copy_of_a_running_program_is_viewed(tmp_path: Path) -> None:
+    node = NodeSupervisor(tmp_path / "state", NodeRules())
+    try:
+        source = SupervisorSource(node, "0.1.0")
+        program = node.submit([counting(1_000_000, 5)], {}, name="count")
+        page = source.view(program)
+        assert page.startswith(b"<!doctype html>") and b'id="part-pages"' in page
+        assert node.find(program).shown()["standing"] == "running"
+        assert not list(node.find(program).folder.path.glob("view-*"))
+        source.act(program, "kill")
+        with pytest.raises(WasmsrError):
+            source.view(program)
+    finally:
+        node.stop(save=False, seconds=5)
+
+
 def until(source: SupervisorSource, standing: str) -> dict[str, Any]:
     """Return the move of the only program when it is so far."""
     deadline = time.monotonic() + 30

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 from wasmsr.errors import WasmsrError
+from wasmsr.http.page.program_view import ViewTickets
 from wasmsr.node.security.failures import AccessRefused
 from wasmsr.node.security.tokens import TokenCheck
 from wasmsr.runspec.address import Address
@@ -49,6 +50,15 @@ HEADERS = [
 ]
 """Headers of every answer."""
 
+VIEW_HEADERS = [
+    ("Content-Security-Policy", "sandbox allow-scripts allow-forms; frame-ancestors 'none'"),
+    *HEADERS[1:],
+]
+"""Headers of the page of a program. It has a policy of its own too; the sandbox gives it an origin
+of its own, so that it cannot reach the token of the page of the node."""
+VIEW_TYPE = "text/html; charset=windows-1252"
+
+_VIEW = re.compile(r"/view/([A-Za-z0-9_-]{32})")
 _PROGRAM = re.compile(r"/programs/([0-9a-f]{1,32})(?:/([a-z]+))?")
 
 
@@ -69,6 +79,9 @@ class PageSource(Protocol):
 
     def migrate(self, program: str, address: str) -> Mapping[str, Any]:
         """Begin to move a program, and return it. Raises WasmsrError."""
+
+    def view(self, program: str) -> bytes:
+        """Return a page that shows a program and runs a copy of it. Raises WasmsrError."""
 
     def act(self, program: str, verb: str) -> Mapping[str, Any]:
         """Do one of `VERBS`, and return the program. Raises WasmsrError."""
@@ -106,25 +119,37 @@ class NodePage:
         self._token = TokenCheck(token)
         self._address = address
         self._refused = refused
+        self._tickets = ViewTickets()
 
     def __call__(self, environ: Mapping[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
         path, method = environ.get("PATH_INFO", "/"), environ.get("REQUEST_METHOD", "GET")
-        kind = "application/json"
+        kind, common = "application/json", HEADERS
         try:
             self._check_host(environ.get("HTTP_HOST", ""))
             if path in FILES and method in ("GET", "HEAD"):
                 name, kind = FILES[path]
                 status, body = "200 OK", _file(name)
+            elif (match := _VIEW.fullmatch(path)) is not None:
+                body = self._viewed(match[1], method)
+                status, kind, common = "200 OK", VIEW_TYPE, VIEW_HEADERS
             else:
                 self._check_token(environ)
                 found = self._answer(path, method, environ)
                 status, body = "200 OK", json.dumps(found).encode()
         except _Answer as answer:
             status, body = answer.status, json.dumps(answer.value).encode()
-        headers = [*HEADERS, ("Content-Type", kind), ("Content-Length", str(len(body)))]
+        headers = [*common, ("Content-Type", kind), ("Content-Length", str(len(body)))]
         start(status, headers)
         return [b"" if method == "HEAD" else body]
+
+    def _viewed(self, ticket: str, method: str) -> bytes:
+        if method != "GET":
+            raise _Answer("405 Method Not Allowed", {"error": f"{method} is not for this"})
+        page = self._tickets.take(ticket)
+        if page is None:
+            raise _Answer("404 Not Found", {"error": "this page was fetched before, or is too old"})
+        return page
 
     def _check_host(self, host: str) -> None:
         if not self._address.is_loopback:
@@ -158,6 +183,9 @@ class NodePage:
                 return self._source.inspect(program)
             if word == "output" and method == "GET":
                 return self._output(program, parse_qs(environ.get("QUERY_STRING", "")))
+            if word == "view" and method == "POST":
+                _body(environ)
+                return {"path": f"/view/{self._tickets.give(self._source.view(program))}"}
             if word in VERBS and method == "POST":
                 _body(environ)
                 return self._source.act(program, word)

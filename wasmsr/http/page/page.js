@@ -182,6 +182,7 @@ async function choose(program) {
   state.offset = -65536; // the end of the output
   byId("output").textContent = "";
   byId("stack").replaceChildren();
+  byId("view-link").hidden = true;
   await refresh();
   byId("one").focus();
 }
@@ -196,6 +197,17 @@ async function look() {
   byId("stack").replaceChildren(...frames);
   if (frames.length === 0) say("The program has no call stack: it does not run.");
   if (found.depth > frames.length) say("The stack has " + found.depth + " frames.");
+}
+
+async function view() {
+  const link = byId("view-link");
+  link.hidden = true;
+  say("The page is being made.");
+  const found = await ask("/programs/" + state.chosen + "/view", "POST");
+  say("The page is ready.");
+  link.href = found.path;
+  link.hidden = false;
+  link.focus();
 }
 
 async function act(verb) {
@@ -299,6 +311,8 @@ function begin() {
     event.preventDefault();
     guarded(() => migrate(byId("to").value.trim()));
   });
+  byId("view").addEventListener("click", () => guarded(view));
+  byId("view-link").addEventListener("click", () => setTimeout(() => (byId("view-link").hidden = true)));
   byId("look").addEventListener("click", () => guarded(look));
   byId("stream").addEventListener("change", (event) => {
     state.stream = event.target.value;

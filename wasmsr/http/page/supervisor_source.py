@@ -8,6 +8,7 @@ from typing import Any
 
 from wasmsr.errors import WasmsrError
 from wasmsr.executor.output.rings import read_ring, ring_bounds
+from wasmsr.http.page.program_view import page_of
 from wasmsr.node.failures import SubmissionRefused, WrongState
 from wasmsr.node.supervision.node_program import NodeProgram
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
@@ -81,6 +82,17 @@ class SupervisorSource:
             moves.seen.failed(program.record.program, address, error.message)
         except WasmsrError:
             pass  # the page shows it: `moves.seen` has it
+
+    def view(self, program: str) -> bytes:
+        """Return the page of a program as it is now; it is paused for a moment to be saved.
+
+        Raises:
+            WasmsrError: There is no such program, it cannot be saved, or no page can be made of it.
+            OSError: The disk has no room.
+        """
+        found = self._node.find(program)
+        with found.snapshot() as (file, _):
+            return page_of(file, found.folder.path)
 
     def act(self, program: str, verb: str) -> Mapping[str, Any]:
         """Do what a person asks for, and return the program. Raises WasmsrError."""
