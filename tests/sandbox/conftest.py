@@ -26,7 +26,7 @@ class Prepare(Protocol):
 def prepare(root: Path) -> Iterator[Prepare]:
     """Prepares a set in a folder of the tree, while no other worker does; sandboxes use it."""
     from wasmsr.sandbox.guests import python_guest
-    from wasmsr.sandbox.warm import WarmRecipe, write_warm
+    from wasmsr.sandbox.states.warm import WarmRecipe, write_warm
 
     folder = root / ".cache" / "sandboxes"
     folder.mkdir(parents=True, exist_ok=True)

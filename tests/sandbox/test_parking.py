@@ -59,7 +59,7 @@ def test_a_sandbox_is_woken_once(tmp_path: Path) -> None:
 
 def test_only_one_of_two_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another one takes the name while this one has read the state."""
-    from wasmsr.sandbox import parking
+    from wasmsr.sandbox.states import parking
 
     wasmsr.Sandbox.python().park(tmp_path / "store", "one")
     read = parking.fetched

@@ -316,6 +316,17 @@ def test_forks_in_the_middle_of_a_call_draw_other_numbers(sandbox: wasmsr.Sandbo
         one.close()
 
 
+def test_forks_that_have_read_half_of_a_request(sandbox: wasmsr.Sandbox) -> None:
+    code = "x = '" + "y" * 200_000 + "'; len(x)"
+    assert sandbox.run(code, pause_after=100).status == "interrupted"
+    while len(sandbox._machine.mailbox.unread) > 150_000:
+        assert sandbox.resume(pause_after=2000).status == "interrupted"
+    assert sandbox._machine.mailbox.unread
+    (fork,) = sandbox.fork()
+    with fork:
+        assert text(fork.resume()) == text(sandbox.resume()) == "200000"
+
+
 @pytest.mark.parametrize(
     "line",
     [

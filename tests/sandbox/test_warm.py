@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 import wasmsr
-from wasmsr.sandbox import warm
 from wasmsr.sandbox.guests import python_guest
 from wasmsr.sandbox.machine import Machine
-from wasmsr.sandbox.warm import WarmRecipe, open_warm, write_warm
+from wasmsr.sandbox.states import warm
+from wasmsr.sandbox.states.warm import WarmRecipe, open_warm, write_warm
 from wasmsr.snapshot.mapped.admission import find
 
 pytestmark = [

@@ -16,7 +16,6 @@ from wasmsr.sandbox.tools import Deferred
 if TYPE_CHECKING:
     import os
 
-    from wasmsr.sandbox.parking import StoreName
     from wasmsr.sandbox.results import (
         Completions,
         SandboxLimits,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
         ToolCall,
     )
     from wasmsr.sandbox.sandbox import Tools
+    from wasmsr.sandbox.states.parking import StoreName
     from wasmsr.wasi.filesystem.mounts import Mount
 
 P = ParamSpec("P")
@@ -66,6 +66,30 @@ class AsyncSandbox:
         made = await asyncio.to_thread(
             Sandbox.python,
             packages,
+            mounts=mounts,
+            tools=loops.tools(tools),
+            limits=limits,
+            env=env,
+            deterministic=deterministic,
+            seed=seed,
+        )
+        return cls(made, loops)
+
+    @classmethod
+    async def javascript(
+        cls,
+        *,
+        mounts: Sequence[Mount | str] = (),
+        tools: Tools = (),
+        limits: SandboxLimits | None = None,
+        env: Mapping[str, str] | None = None,
+        deterministic: bool = False,
+        seed: int | None = None,
+    ) -> AsyncSandbox:
+        """Return a JavaScript; see `Sandbox.javascript`."""
+        loops = _Loop()
+        made = await asyncio.to_thread(
+            Sandbox.javascript,
             mounts=mounts,
             tools=loops.tools(tools),
             limits=limits,

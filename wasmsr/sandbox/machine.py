@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from wasmsr.errors import WasmsrError
-from wasmsr.interp.outcomes import Limits
+from wasmsr.interp.outcomes import Finished, Limits
 from wasmsr.interp.store.externs import HostFunction
 from wasmsr.interp.store.store import Store
 from wasmsr.interp.types import FuncType, ValType
 from wasmsr.sandbox import interrupts
 from wasmsr.sandbox.call import PendingCall
 from wasmsr.sandbox.guests import WORK, Guest, guest_named
-from wasmsr.sandbox.records import SandboxRecord, read_record, with_record
 from wasmsr.sandbox.results import SandboxError, SandboxLimits
+from wasmsr.sandbox.states.records import SandboxRecord, read_record, with_record
 from wasmsr.sandbox.streams import AnswerReader, Mailbox
 from wasmsr.snapshot.moments.history import History
 from wasmsr.snapshot.snapshot import Snapshot
@@ -22,6 +23,7 @@ from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
 
 if TYPE_CHECKING:
+    from wasmsr.interp.store.instance import Instance
     from wasmsr.snapshot.moments.moment import Moment
     from wasmsr.snapshot.state import SnapshotState
 
@@ -104,7 +106,8 @@ class Machine:
         store.wasi = served
         instance = store.instantiate(guest.module, {**served.imports, **guest_imports()})
         store.enqueue(instance.function("_initialize"))
-        store.enqueue(instance.function(guest.entry))
+        store.run()
+        store.enqueue(instance.function(guest.entry), *_given(instance, store, guest.argv))
         heard: list[Any] = []
         reader = AnswerReader()
         said: list[bytes] = []
@@ -218,10 +221,8 @@ def forked(
         **_outside(guest, streams, mounts, limits),
     )
     made = Machine(guest, store, streams, about, mounts, begun=moment)
-    before = streams[0].unread
-    streams[0].unread = b""
-    streams[0].send(op="forked")
-    streams[0].unread += before
+    # Behind what is unread, of which the beginning may be the rest of a request.
+    streams[0].send(op="forked", seed=moment.fresh(number).hex())
     return made
 
 
@@ -240,6 +241,22 @@ def _outside(
         "stderr": streams[2],
         "carry_limit": limits.files,
     }
+
+
+def _given(instance: Instance, store: Store, argv: Sequence[str]) -> tuple[int, ...]:
+    """Put the arguments of a guest's entry into its memory; return their number and address."""
+    if not argv:
+        return ()
+
+    def put(data: bytes) -> int:
+        store.enqueue(instance.function("malloc"), len(data))
+        outcome = store.run()
+        assert isinstance(outcome, Finished), outcome
+        instance.memory().write(outcome.results[0], data)
+        return int(outcome.results[0])
+
+    places = [put(one.encode() + b"\0") for one in argv]
+    return len(places), put(struct.pack(f"<{len(places) + 1}I", *places, 0))
 
 
 def guest_imports() -> Any:

@@ -121,7 +121,7 @@ def warm(
 
     from wasmsr.errors import printable
     from wasmsr.sandbox.guests import python_guest
-    from wasmsr.sandbox.warm import WarmRecipe, write_warm
+    from wasmsr.sandbox.states.warm import WarmRecipe, write_warm
     from wasmsr.wasi.filesystem.mounts import Mount
 
     given = [Mount.parse(one) for one in folders]

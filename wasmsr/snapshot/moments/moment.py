@@ -282,9 +282,9 @@ class Moment:
 
     def _call_hooks(self, store: Store, number: int) -> None:
         if self._hooks:
-            call_hooks(store, self._hooks, number, self._fresh(number))
+            call_hooks(store, self._hooks, number, self.fresh(number))
 
-    def _fresh(self, number: int) -> bytes:
+    def fresh(self, number: int) -> bytes:
         """Return 16 random bytes for a fork; those of a deterministic program follow from its
         seed and the number."""
         seed = None if self.wasi is None else self.wasi.seed(number)

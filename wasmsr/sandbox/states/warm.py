@@ -26,8 +26,8 @@ from wasmsr.errors import SnapshotError
 from wasmsr.interp.modules.module_cache import default_folder
 from wasmsr.sandbox.guests import Guest
 from wasmsr.sandbox.machine import Machine, forked, guest_imports, store_limits
-from wasmsr.sandbox.records import read_record
 from wasmsr.sandbox.results import SandboxError, SandboxLimits
+from wasmsr.sandbox.states.records import read_record
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.snapshot import Snapshot
 from wasmsr.wasi.clocks import Random
@@ -65,7 +65,7 @@ class WarmRecipe:
         parts = {
             "version": __version__,
             "module": guest.module.digest,
-            "arguments": list(guest.arguments),
+            "arguments": [*guest.arguments, *guest.argv],
             "env": dict(guest.env),
             "files": [[one.guest, one.mode] for one in guest.mounts],
             "entry": guest.entry,

@@ -1,0 +1,1 @@
+"""States of sandboxes: prepared ones, saved ones and parked ones."""
