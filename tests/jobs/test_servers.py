@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.programs import COUNTER, counting, numbers, request, until_stopped
+from tests.jobs.programs import COUNTER, FORKED, counting, numbers, request, until_stopped
 from tests.node.nodes import World
 from tests.node.test_leases import Leasing, checkpointed
 from tests.node.test_node import Here
 from wasmsr import Node
 from wasmsr.executor.output.frames import FRAMES_FILE
 from wasmsr.jobs import ExecutorLeft, JobError, LogFrame
+from wasmsr.jobs.execution.archive import ExecutionArchive
 from wasmsr.jobs.execution.log import read_log
 from wasmsr.jobs.execution.requests import ExecutionRequest
 from wasmsr.jobs.executor import JobExecutor, StillRuns
@@ -217,6 +218,93 @@ def test_held_output_is_shown_when_a_save_point_has_it(
     assert len(read) == sum(isinstance(one, LogFrame) for one in read)
     assert log == (executor.folder / "a" / "results" / "stdout").read_bytes()
     assert log == numbers(len(log) // 8)
+
+
+def whole_log(executor: JobExecutor, id: str) -> bytes:
+    return b"".join(one.data for one in executor.logs(id) if isinstance(one, LogFrame))
+
+
+@pytest.mark.full
+def test_it_is_saved_and_goes_on_elsewhere(executor: ServerExecutor, tmp_path: Path) -> None:
+    """The copy has the log and the outputs up to then; the first one goes on too."""
+    given = until_stopped(tmp_path, "a", slow=1000)
+    executor.start(given)
+    until(lambda: written(executor, "a") > 80)
+    file = tmp_path / "saved"
+    executor.snapshot("a", file)
+    assert executor.describe("a").state == "running"
+    executor.pause("a")
+    executor.snapshot("a", tmp_path / "second")
+    assert executor.describe("a").state == "paused"
+    executor.resume("a")
+    with ExecutionArchive(file) as archive:
+        saved = archive.about.log
+    assert saved > 80
+    executor.restore(file, "b")
+    request = {**given, "execution_id": "c"}
+    with ServerExecutor(tmp_path / "other", Node, executor._servers.addresses) as second:
+        second.restore(file, "c", request=request)
+        until(lambda: (second.folder / "c" / "log" / "frames").stat().st_size > saved)
+        second.leave()
+    with ServerExecutor(tmp_path / "other", Node, executor._servers.addresses) as third:
+        third.recover({**request, "execution_dir": str(tmp_path / "other" / "c")})
+        (third.folder / "c" / "results" / "out" / "stop").touch()
+        assert third.wait("c", 60).error == ""
+        assert whole_log(third, "c") == numbers(len(whole_log(third, "c")) // 8)
+    for id in ("a", "b"):
+        (executor.folder / id / "results" / "out" / "stop").touch()
+        result = executor.wait(id, 60)
+        assert (result.exit_code, result.error) == (0, "")
+        log, results = whole_log(executor, id), executor.folder / id / "results"
+        assert log == numbers(len(log) // 8)
+        assert (results / "stdout").read_bytes() == log
+        assert (results / "out" / "numbers").read_bytes() == log
+    with pytest.raises(JobError) as caught:
+        executor.snapshot("a", file)
+    assert caught.value.code == "ExecutionAlreadyComplete"
+
+
+@pytest.mark.full
+def test_copies_of_an_execution(executor: ServerExecutor, tmp_path: Path) -> None:
+    """Each fork calls `wasmsr_forked` first, which gives its lines its number."""
+    text = FORKED.replace("{lines}", "1").replace("{slow}", "1000")
+    executor.start(request(tmp_path, "a", text, outputs=[{"name": "out", "path": "/outputs"}]))
+    until(lambda: written(executor, "a") > 80)
+    executor.pause("a")
+    size = written(executor, "a")
+    assert executor.fork("a", 2) == ["a.1", "a.2"]
+    executor.resume("a")
+    for id in ("a", "a.1", "a.2"):
+        until(lambda id=id: written(executor, id) > size)  # type: ignore[misc]
+        (executor.folder / id / "results" / "out" / "stop").touch()
+        assert executor.wait(id, 60).error == ""
+        first = whole_log(executor, id).splitlines()[-1][:1]
+        assert first == (id[2:] or "0").encode()
+
+
+@pytest.mark.full
+def test_saved_executions_that_lie(executor: ServerExecutor, tmp_path: Path) -> None:
+    executor.start(until_stopped(tmp_path, "a", slow=1000))
+    until(lambda: written(executor, "a") > 80)
+    file = tmp_path / "saved"
+    executor.snapshot("a", file)
+    data = file.read_bytes()
+    for number, wrong in enumerate(
+        [data[:2000], data[:-3000], data.replace(b"outputs.tar.gz", b"outputs.tar.gy"), b""]
+    ):
+        file.write_bytes(wrong)
+        with pytest.raises(JobError) as caught:
+            executor.restore(file, f"b{number}", request=until_stopped(tmp_path, "a", slow=1000))
+        assert caught.value.code == "SpecError"
+        assert not [one for one in (executor.folder / f"b{number}").glob("*") if one.is_dir()]
+    with Node(executor._servers.addresses[0]) as node:
+        assert len(node.ps()) == 1
+    with JobExecutor(tmp_path / "here") as here:
+        here.start(until_stopped(tmp_path, "x", slow=1000))
+        until(lambda: written(here, "x"))
+        here.snapshot("x", file)
+    with pytest.raises(JobError, match="of one machine only"):
+        executor.restore(file, "y", request=until_stopped(tmp_path, "y", slow=1000))
 
 
 @pytest.mark.full

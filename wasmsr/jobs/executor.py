@@ -26,6 +26,7 @@ from wasmsr.errors import SnapshotError, WasmsrError, printable
 from wasmsr.jobs.description.job import Resources
 from wasmsr.jobs.execution.archive import ExecutionArchive
 from wasmsr.jobs.execution.compat import Manner
+from wasmsr.jobs.execution.ending import EndingExecution
 from wasmsr.jobs.execution.entries import FailedExecution, StartingExecution
 from wasmsr.jobs.execution.execution import Execution, ExecutionRules
 from wasmsr.jobs.execution.log import LogItem, read_log, rewind_log
@@ -417,7 +418,7 @@ class JobExecutor:
         """Return the request of an execution that was saved. Raises JobError."""
         with self._lock:
             known = self._executions.get(id)
-        if isinstance(known, Execution):
+        if isinstance(known, EndingExecution):
             return known.prepared.request
         check_id(id)
         found = read_request(ExecutionFolder(self.folder / id))

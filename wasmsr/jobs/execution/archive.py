@@ -3,6 +3,7 @@
     execution.json      which execution it was, and how long its log is
     frames              the log
     program.snapshot    the program, with its outputs
+    outputs.tar.gz      of an execution that ran on a server: its outputs
 
 A snapshot grants nothing: inputs and limits come from the request of whoever restores it.
 """
@@ -19,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from wasmsr.errors import SnapshotError, printable
+from wasmsr.errors import SnapshotError, WasiConfigError, printable
 from wasmsr.executor.output.frames import FRAMES_FILE, HEAD, FrameFile, FrameLog, read_head
 from wasmsr.jobs.execution.requests import OutputLimits
+from wasmsr.wasi.filesystem import archives
 
-ABOUT, PROGRAM = "execution.json", "program.snapshot"
+ABOUT, PROGRAM, OUTPUTS = "execution.json", "program.snapshot", "outputs.tar.gz"
 
 LARGEST_ABOUT: Final = 1 << 16
 """Bytes of the part that says what the execution was."""
@@ -45,7 +47,12 @@ class SavedExecution:
 
 
 def write_archive(
-    path: Path, execution_id: str, log: Path, size: int, save: Callable[[int], int]
+    path: Path,
+    execution_id: str,
+    log: Path,
+    size: int,
+    save: Callable[[int], int],
+    outputs: Path | None = None,
 ) -> None:
     """Write a file of a saved execution, whole or not at all.
 
@@ -55,6 +62,7 @@ def write_archive(
         log: Its log.
         size: Bytes of the log that count.
         save: Writes the program's snapshot to a descriptor, and returns its size in bytes.
+        outputs: An archive of the outputs, if the snapshot does not have them.
 
     Raises:
         OSError: The file cannot be written.
@@ -77,6 +85,12 @@ def write_archive(
             if end != at + tarfile.BLOCKSIZE + written:
                 file.seek(0, os.SEEK_END)
             _pad(file, written)
+            if outputs is not None:
+                with open(outputs, "rb") as source:
+                    length = os.fstat(source.fileno()).st_size
+                    _member(file, OUTPUTS, length)
+                    _copy(source, file, length)
+                _pad(file, length)
             file.write(bytes(2 * tarfile.BLOCKSIZE))
             file.seek(at)
             _member(file, PROGRAM, written)
@@ -101,7 +115,7 @@ def _copy(source: IO[bytes], file: IO[bytes], size: int) -> None:
     while left:
         piece = source.read(min(left, 1 << 20))
         if not piece:
-            raise OSError("the log is shorter than when it was saved")
+            raise OSError("it has become shorter while it was saved")
         file.write(piece)
         left -= len(piece)
 
@@ -149,8 +163,10 @@ class ExecutionArchive:
     def _found(self) -> dict[str, tarfile.TarInfo]:
         found: dict[str, tarfile.TarInfo] = {}
         size = os.fstat(self._file.fileno()).st_size
-        for name in (ABOUT, FRAMES_FILE, PROGRAM):
+        for name in (ABOUT, FRAMES_FILE, PROGRAM, OUTPUTS):
             info = self._tar.next()
+            if info is None and name == OUTPUTS:
+                break
             if info is None or info.name != name or not info.isreg() or info.issparse():
                 raise ValueError(f"it has no {name} in its place")
             if info.size < 0 or info.offset_data + info.size > size:
@@ -200,6 +216,46 @@ class ExecutionArchive:
             for one in logs.values():
                 one.close()
             frames.close()
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether the outputs are here, and not in the snapshot."""
+        return OUTPUTS in self._parts
+
+    def put_program(self, place: Path) -> None:
+        """Write the program's snapshot to a new file. Raises OSError."""
+        self._put(PROGRAM, place)
+
+    def put_outputs(self, results: Path, limit: int) -> None:
+        """Put the outputs into the folder of the results.
+
+        Args:
+            results: The folder.
+            limit: Bytes that they may have.
+
+        Raises:
+            SnapshotError: They are damaged or hostile, or larger.
+            OSError: They cannot be written.
+        """
+        place = results.with_name(f".{OUTPUTS}")
+        self._put(OUTPUTS, place)
+        try:
+            size = archives.measure(place, limit)
+            root = os.open(results, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                archives.unpack(place, root, size)
+            finally:
+                os.close(root)
+        except WasiConfigError as error:
+            raise self._wrong(error.message.replace(str(place), OUTPUTS)) from None
+        finally:
+            place.unlink(missing_ok=True)
+
+    def _put(self, name: str, place: Path) -> None:
+        info = self._parts[name]
+        self._file.seek(info.offset_data)
+        with open(place, "xb") as copy:
+            shutil.copyfileobj(_Part(self._file, info.size), copy, 1 << 20)
 
     def program(self, folder: Path) -> int:
         """Return a descriptor of a file with the program's snapshot alone.

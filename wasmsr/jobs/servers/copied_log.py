@@ -116,19 +116,8 @@ class CopiedLog:
         return at
 
     def _heads(self, begin: int = 0) -> list[tuple[int, int, int]]:
-        """Return where each frame begins, its stream's number and its length. Raises OSError."""
-        found, at = [], begin
-        size = os.path.getsize(self._folder / FRAMES_FILE)
-        with open(self._folder / FRAMES_FILE, "rb") as file:
-            while at + HEAD <= size:
-                file.seek(at)
-                try:
-                    tag, length = read_head(file.read(HEAD))
-                except ValueError as error:
-                    raise OSError(f"the log is damaged: {error}") from None
-                found.append((at, tag, length))
-                at += HEAD + length
-        return found
+        """Return the frames from an offset on. Raises OSError."""
+        return heads(self._folder, begin)
 
     def _place_of(self, stream: str, offset: int) -> int:
         """Return where the first frame begins that has a byte of a stream from an offset on."""
@@ -155,4 +144,37 @@ class CopiedLog:
         self._frames.close()
 
 
-__all__ = ["CopiedLog"]
+def heads(folder: Path, begin: int = 0) -> list[tuple[int, int, int]]:
+    """Return where each frame of a log begins, its stream's number and its length.
+
+    Args:
+        folder: The folder of the log.
+        begin: Where the first of these frames begins.
+
+    Raises:
+        OSError: It cannot be read, or is damaged.
+    """
+    found, at = [], begin
+    size = os.path.getsize(folder / FRAMES_FILE)
+    with open(folder / FRAMES_FILE, "rb") as file:
+        while at + HEAD <= size:
+            file.seek(at)
+            try:
+                tag, length = read_head(file.read(HEAD))
+            except ValueError as error:
+                raise OSError(f"the log is damaged: {error}") from None
+            found.append((at, tag, length))
+            at += HEAD + length
+    return found
+
+
+def log_sizes(folder: Path) -> dict[str, int]:
+    """Return how many bytes the log of a folder has of each stream. Raises OSError."""
+    names = {number: name for name, number in TAGS.items()}
+    sizes = dict.fromkeys(TAGS, 0)
+    for _, tag, length in heads(folder):
+        sizes[names[tag]] += length
+    return sizes
+
+
+__all__ = ["CopiedLog", "heads", "log_sizes"]

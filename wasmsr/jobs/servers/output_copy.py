@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from wasmsr.errors import printable
@@ -31,6 +31,7 @@ class OutputCopy:
         servers: JobServers,
         tell: Callable[[], None],
         held: bool,
+        base: Mapping[str, int],
     ) -> None:
         """Open the log. Raises OSError.
 
@@ -41,6 +42,8 @@ class OutputCopy:
             servers: The nodes.
             tell: Is called when the log has grown, or was cut.
             held: Whether readers see output only when a checkpoint has it.
+            base: Bytes of each stream that are not of this program: it goes on where another one
+                was saved.
         """
         self._id, self._folder, self._servers, self._tell = id, folder, servers, tell
         self._log = CopiedLog(
@@ -49,20 +52,27 @@ class OutputCopy:
         self._lives = dict.fromkeys(self._log.sizes, 0)
         self._gap_since = 0.0
         self._held = held
+        self._base = {name: base.get(name, 0) for name in self._log.sizes}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each stream that the program has written, as far as they are copied."""
+        return {name: size - self._base[name] for name, size in self._log.sizes.items()}
 
     def close(self) -> None:
         """Close the log."""
         self._log.close()
 
     def begin(self) -> None:
-        """Let readers see nothing yet of a new log, if output is held. Raises OSError."""
-        if self._held and not any(self._log.sizes.values()):
-            commit_log(self._folder.log, 0)
+        """Let readers see nothing yet of a new program, if output is held. Raises OSError."""
+        if self._held and self._log.sizes == self._base:
+            commit_log(self._folder.log, self._log.end_within(self._base))
 
     def begin_again(self) -> None:
         """Cut the log to nothing: the program was begun again. Raises OSError."""
         self._log.clear()
         self._lives = dict.fromkeys(self._log.sizes, 0)
+        self._base = dict.fromkeys(self._log.sizes, 0)
         self._tell()
 
     def found(self) -> None:
@@ -89,7 +99,7 @@ class OutputCopy:
         """Let readers see what the last checkpoint has, if output is held. Raises OSError."""
         if self._held:
             saved = found.saved or {}
-            most = {name: int(saved.get(name, 0)) for name in self._log.sizes}
+            most = {name: int(saved.get(name, 0)) + at for name, at in self._base.items()}
             commit_log(self._folder.log, self._log.end_within(most))
             self._tell()
 
@@ -115,18 +125,19 @@ class OutputCopy:
             OSError: The log cannot be written.
         """
         log, some = self._log, False
-        had = {stream: (size, self._lives[stream]) for stream, size in log.sizes.items()}
+        had = {stream: (size, self._lives[stream]) for stream, size in self.sizes.items()}
         for piece in self._servers.at(server).logs(program, follow=False, had=had):
             some = True
             if left():
                 return some
             self._lives[piece.stream] = piece.life
-            if piece.offset < log.sizes[piece.stream]:
-                log.rewind(piece.stream, piece.offset)
+            offset = piece.offset + self._base[piece.stream]
+            if offset < log.sizes[piece.stream]:
+                log.rewind(piece.stream, offset)
                 self._tell()
                 return some  # of the other stream, too, some may have to be asked for again
-            if piece.offset > log.sizes[piece.stream]:
-                self._fill(server, program, piece.stream, piece.offset)
+            if offset > log.sizes[piece.stream]:
+                self._fill(server, program, piece.stream, offset)
             log.write(piece.stream, piece.data)
             self._tell()
         return some
@@ -138,20 +149,21 @@ class OutputCopy:
             server: The node that has the program now.
             program: The program.
             stream: The stream.
-            end: Where the output of that node begins. What the others have from there on counts no
-                more.
+            end: Where in the log the output of that node begins. What the others have from there on
+                counts no more.
 
         Raises:
             NodeAway: Such a node may have it, and may come back.
             JobError: LogError; no node has it.
         """
-        log, away = self._log, None
+        log, away, base = self._log, None, self._base[stream]
         for address in [one for one in self._servers.addresses if one != server]:
             try:
-                had = {stream: (log.sizes[stream], 0)}
+                had = {stream: (log.sizes[stream] - base, 0)}
                 for piece in self._servers.at(address).logs(program, follow=False, had=had):
-                    if piece.stream == stream and piece.offset == log.sizes[stream] < end:
-                        log.write(stream, piece.data[: end - piece.offset])
+                    offset = piece.offset + base
+                    if piece.stream == stream and offset == log.sizes[stream] < end:
+                        log.write(stream, piece.data[: end - offset])
             except NodeAway as error:
                 away = error
             except NodeError:

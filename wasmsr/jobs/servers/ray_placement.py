@@ -239,7 +239,8 @@ class RayPlacement:
         wanted: Callable[[], bool],
         end: float,
     ) -> RayReservation | None:
-        """Return a place; None if its raylet was lost before it said so, or all are away.
+        """Return a place; None if its raylet was lost before it said so, or is another one than it
+        has to be, or all are away.
 
         Raises what Ray raises.
         """
@@ -250,17 +251,22 @@ class RayPlacement:
         }
         if request.resources.memory:
             wants["memory"] = request.resources.memory
+        others: list[str] = []
         if not at:
             # Ray 2.60 does not place an actor on the second raylet of `in(...)` if the first has no
             # room; it does so with `!in(...)`.
-            others = self._excluded(request, but)
-            if others is None:
+            excluded = self._excluded(request, but)
+            if excluded is None:
                 return None
+            others = excluded
             if others:
                 wants["label_selector"] = {NODE_LABEL: f"!in({', '.join(others)})"}
         actor = self._class.options(**wants).remote()
         try:
-            server = self.servers().get(self._answer(actor, wanted, end))
+            node = self._answer(actor, wanted, end)
+            # `!in(...)` also takes a raylet whose labels the cluster has not heard of yet.
+            fit = self.servers(() if at else request.constraints)
+            server = None if node in others else fit.get(node)
         except self._ray.exceptions.RayActorError:
             server = None
         except BaseException:

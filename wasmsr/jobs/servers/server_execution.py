@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from pathlib import Path
+from typing import IO, Any, Final
 
 from wasmsr.errors import EXIT_HOST, EXIT_TRAP, WasmsrError, printable
 from wasmsr.jobs.execution.compat import Manner
 from wasmsr.jobs.execution.ending import EndingExecution
 from wasmsr.jobs.execution.execution import LOSSES
+from wasmsr.jobs.execution.lost_workers import not_saved
 from wasmsr.jobs.execution.requests import (
     ExecutionInfo,
     ExecutionResult,
@@ -28,6 +30,7 @@ from wasmsr.jobs.failures import JobError
 from wasmsr.jobs.preparing.prepared import Prepared
 from wasmsr.jobs.servers.job_servers import JobServers
 from wasmsr.jobs.servers.output_copy import OutputCopy
+from wasmsr.jobs.servers.saved_on_server import begin_file, save_execution
 from wasmsr.jobs.servers.server_port import ProgramOnServer, ServerPlace
 from wasmsr.jobs.servers.server_run import OURS, ServerNote, spec_for, terms_for
 from wasmsr.node.failures import NodeAway
@@ -47,6 +50,9 @@ ABSENT_SECONDS: Final = 5.0
 GONE_SECONDS: Final = 35.0
 """The same of one that was seen there. A server that was started again with another folder has
 workers of the old one left, which end after 30 s if no supervisor comes for them."""
+
+COPY_SECONDS: Final = 60.0
+"""How long the output of a paused program may take to come, when it is saved."""
 
 LOST: Final = ("resumable", "lost")
 """What a node says of a program whose worker is gone, with a save point and without."""
@@ -75,6 +81,7 @@ class ServerExecution(EndingExecution):
         self._told, self._seen, self._absent = "", False, 0.0
         self._program = ""
         """The id of its program that was seen last."""
+        self._saving = threading.Lock()
         self._noted = ServerNote(self._began)
         self._thread: threading.Thread | None = None
 
@@ -106,14 +113,23 @@ class ServerExecution(EndingExecution):
 
     # ---- begin -----------------------------------------------------------------------------------
 
-    def begin(self, lease: Mapping[str, Any] | None) -> None:
+    def begin(
+        self, lease: Mapping[str, Any] | None, base: Mapping[str, int] | None = None, fork: int = 0
+    ) -> None:
         """Have the node run the program, and watch it.
+
+        Args:
+            lease: The terms of its lease, or None.
+            base: Bytes of each stream that its log has already: it goes on in the snapshot that is
+                in its folder. None lets it begin at its beginning.
+            fork: The number with which it calls `wasmsr_forked` first then; 0 for none.
 
         Raises:
             WasmsrError: The node does not take it.
             OSError: The module cannot be read.
         """
         self._lease = lease
+        self._noted = replace(self._noted, base=dict(base or {}), fork=fork)
         self._noted.write(self.folder)
         copy = self._opened()
         try:
@@ -128,13 +144,17 @@ class ServerExecution(EndingExecution):
         request = self.prepared.request
         held = request.output == "commit" and self._lease is None
         copy = OutputCopy(
-            self.id, self.folder, request.output_limits, self._servers, self.watch.tell, held
-        )
+            self.id, self.folder, request.output_limits, self._servers, self.watch.tell, held,
+            self._noted.base,
+        )  # fmt: skip
         copy.begin()
+        self._copy = copy
         return copy
 
     def _submit(self) -> None:
-        """Have the node run the program from its beginning. Raises WasmsrError or OSError."""
+        """Have the node run the program. Raises WasmsrError or OSError."""
+        begins = begin_file(self.folder)
+        goes_on = begins.exists()
         with open(self.prepared.modules.entry, "rb") as file:
             module = file.read()
         server = self._servers.at(self.server)
@@ -145,6 +165,7 @@ class ServerExecution(EndingExecution):
                 module, spec_for(self.prepared), name=self.name,
                 every=self.prepared.request.snapshot_every,
                 lease=terms_for(self.prepared, self._lease),
+                from_snapshot=begins if goes_on else None, goes_on=goes_on, fork=self._noted.fork,
             )  # fmt: skip
         except NodeAway:
             # The answer may be lost, and the program run. Nobody may begin it a second time then:
@@ -236,6 +257,7 @@ class ServerExecution(EndingExecution):
         if not self._noted.seen:
             self._noted = replace(self._noted, seen=True)
             self._noted.write(self.folder)
+            begin_file(self.folder).unlink(missing_ok=True)
 
     def _is_nowhere(self, copy: OutputCopy) -> None:
         """Have a server run a program that none has taken, or has any more; all have been asked.
@@ -342,7 +364,8 @@ class ServerExecution(EndingExecution):
         replaced = (*self._noted.replaced, *([program] if program else []))
         # If the answer of the server does not come, the new one is looked for as the first one was.
         self._seen, self._absent = False, 0.0
-        self._noted = replace(self._noted, replaced=replaced, seen=False)
+        self._noted = replace(self._noted, replaced=replaced, seen=False, base={}, fork=0)
+        begin_file(self.folder).unlink(missing_ok=True)
         self._noted.write(self.folder)  # before it is begun: the old one counts no more
         copy.begin_again()
         for output, _ in self.prepared.files.outputs:
@@ -431,13 +454,35 @@ class ServerExecution(EndingExecution):
         self._steer("resumed", "resume")
         self._has_state("running")
 
-    def snapshot(self, path: object) -> None:
-        """Raise JobError: its node saves it."""
-        raise JobError(
-            "SpecError",
-            f"the execution {printable(self.id)} is on a server, which saves it itself",
-            hint="snapshot_every says how often; `wasmsr checkpoint` saves it now",
-        )
+    def snapshot(self, path: Path) -> None:
+        """Save it to a file; it stands while it is saved, and then goes on.
+
+        Raises:
+            JobError: It has ended, or cannot be saved.
+        """
+        with self._saving:
+            paused = self._state == "paused"
+            self.pause()
+            try:
+                save_execution(self.id, self.folder, path, self._fetched)
+            except (WasmsrError, OSError) as error:
+                raise not_saved(self.id, error) from error
+            finally:
+                if not paused:
+                    self.resume()
+
+    def _fetched(self, file: IO[bytes]) -> None:
+        """Write the paused program's snapshot to a file when its log has all that it wrote."""
+        saved = self._steer("saved", "snapshot", file)
+        wanted = {"stdout": saved.stdout, "stderr": saved.stderr}
+        end = time.monotonic() + COPY_SECONDS
+        while self._copy.sizes != wanted:
+            self._servers.wake()
+            if self.is_over:
+                raise self._has_ended()
+            if time.monotonic() >= end:
+                raise NodeAway(f"the output of {printable(self.id)} does not come")
+            time.sleep(SOON_SECONDS)
 
     def migrate(self, address: str) -> None:
         """Move it to another node while it runs. Raises WasmsrError: it is where it was."""

@@ -16,18 +16,21 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from wasmsr.errors import WasmsrError, printable
 from wasmsr.jobs.description.job import Constraint
-from wasmsr.jobs.execution.requests import ExecutionFolder, ExecutionInput, ExecutionRequest
+from wasmsr.jobs.execution.archive import ExecutionArchive
+from wasmsr.jobs.execution.requests import ExecutionFolder, ExecutionRequest
 from wasmsr.jobs.execution.saving import write_request
 from wasmsr.jobs.executor import JobExecutor
 from wasmsr.jobs.failures import ExecutorLeft, JobError
 from wasmsr.jobs.preparing.guest_files import filesystem_error
 from wasmsr.jobs.preparing.modules import memory_pages
-from wasmsr.jobs.preparing.prepared import Prepared
+from wasmsr.jobs.preparing.prepared import Prepared, start_error
+from wasmsr.jobs.servers.copied_log import log_sizes
 from wasmsr.jobs.servers.job_servers import JobServers
+from wasmsr.jobs.servers.saved_on_server import begin_file
 from wasmsr.jobs.servers.server_execution import ServerExecution
 from wasmsr.jobs.servers.server_mover import ServerMover
 from wasmsr.jobs.servers.server_port import JobServer, ServerPlace, ServerPlacement, Unwanted
@@ -36,6 +39,10 @@ from wasmsr.node.failures import NodeAway
 
 SUBMIT_TRIES: Final = 5
 """How often a server is looked for that takes an execution, where one is lost meanwhile."""
+
+
+OUTPUTS_BYTES: Final = 10 << 30
+"""Bytes of the outputs of a saved execution whose request has no limit of the disk."""
 
 
 class ServerExecutor(JobExecutor):
@@ -126,10 +133,7 @@ class ServerExecutor(JobExecutor):
             spec_for(prepared)
             files.make(folder)
             write_request(folder, request)
-            for _ in range(SUBMIT_TRIES - 1):
-                with suppress(NodeAway):
-                    return self._submitted(prepared)
-            return self._submitted(prepared)
+            return self._sent(prepared)
         except JobError as error:
             return self._not_loaded(folder, request, error)
         except ExecutorLeft:
@@ -143,7 +147,48 @@ class ServerExecutor(JobExecutor):
             self._drop(folder)
             raise filesystem_error(folder.path, error) from error
 
-    def _submitted(self, prepared: Prepared) -> ServerExecution:
+    def _go_on(self, request: ExecutionRequest, saved: ExecutionArchive, fork: int = 0) -> Any:
+        folder = self._checker.folder(request)
+        memory_pages(request.resources.memory)
+        if not saved.has_outputs:
+            raise JobError(
+                "SpecError",
+                f"{printable(saved.about.execution_id)} was saved on one machine, and goes on at "
+                "an executor of one machine only",
+            )
+        files = self._checker.files(request, folder)
+        prepared = self._checker.prepared(request, folder, files)
+        spec_for(prepared)
+        try:
+            files.make(folder)
+            write_request(folder, request)
+            for part in (folder.log, folder.saved):
+                part.mkdir(mode=0o700)
+            saved.put_log(folder.log, request.output_limits)
+            shutil.rmtree(folder.results)
+            folder.results.mkdir(mode=0o755)
+            saved.put_outputs(folder.results, request.resources.disk or OUTPUTS_BYTES)
+            for output in request.outputs:
+                (folder.results / output.name).mkdir(exist_ok=True)
+            saved.put_program(begin_file(folder))
+            base = log_sizes(folder.log)
+            return self._sent(prepared, base, fork)
+        except BaseException as error:
+            self._drop(folder)
+            raise start_error(error, prepared) from error
+
+    def _sent(
+        self, prepared: Prepared, base: Mapping[str, int] | None = None, fork: int = 0
+    ) -> ServerExecution:
+        """Return an execution that a server has taken; another one is tried if one is lost."""
+        for _ in range(SUBMIT_TRIES - 1):
+            with suppress(NodeAway):
+                return self._submitted(prepared, base, fork)
+        return self._submitted(prepared, base, fork)
+
+    def _submitted(
+        self, prepared: Prepared, base: Mapping[str, int] | None, fork: int
+    ) -> ServerExecution:
         """Return an execution that a server has taken. Raises NodeAway: it certainly has not."""
         request = prepared.request
         place = None if self._placement is None else self._reserve(request)
@@ -158,7 +203,7 @@ class ServerExecutor(JobExecutor):
             self._note("placed", request.execution_id, server=server)
         execution = ServerExecution(prepared, self._servers, server, self._note)
         try:
-            execution.begin(self._terms())
+            execution.begin(self._terms(), base, fork)
         except BaseException:
             if place is not None:
                 place.release()
@@ -300,19 +345,6 @@ class ServerExecutor(JobExecutor):
         found: object = self._running(id, what)
         assert isinstance(found, ServerExecution)
         return found
-
-    def restore(
-        self,
-        file: str | os.PathLike[str],
-        id: str,
-        *,
-        request: ExecutionRequest | Mapping[str, Any] | None = None,
-        inputs: Sequence[ExecutionInput] | None = None,
-        execution_dir: str = "",
-        fork: int = 0,
-    ) -> NoReturn:
-        """Raise JobError: a file of a saved execution goes on at an executor of this machine."""
-        raise JobError("SpecError", f"{printable(os.fspath(file))} cannot go on at a server")
 
 
 __all__ = ["ServerExecutor"]

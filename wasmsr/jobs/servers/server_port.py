@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from wasmsr.errors import WasmsrError
 from wasmsr.jobs.description.job import Constraint
@@ -40,6 +41,18 @@ class OutputOnServer(Protocol):
     @property
     def dropped(self) -> int:
         """Bytes before `offset` that were asked for and are kept no more."""
+
+
+class SavedOnServer(Protocol):
+    """A snapshot that a node has given; `SavedProgram` has it."""
+
+    @property
+    def stdout(self) -> int:
+        """Bytes of standard output that the program had written."""
+
+    @property
+    def stderr(self) -> int:
+        """The same of standard error."""
 
 
 class ProgramOnServer(Protocol):
@@ -101,8 +114,14 @@ class JobServer(Protocol):
         name: str,
         every: float | None,
         lease: Mapping[str, Any] | None,
+        from_snapshot: str | os.PathLike[str] | None = None,
+        goes_on: bool = False,
+        fork: int = 0,
     ) -> ProgramOnServer:
         """Have the node run a program."""
+
+    def snapshot(self, program: str, file: IO[bytes]) -> SavedOnServer:
+        """Write a snapshot of a program to a file."""
 
     def info(self) -> Mapping[str, Any]:
         """Return what the node is; "node" is its id, and "cpus" how many processors it has."""
@@ -194,6 +213,7 @@ __all__ = [
     "JobServer",
     "OutputOnServer",
     "ProgramOnServer",
+    "SavedOnServer",
     "ServerPlace",
     "ServerPlacement",
     "Unwanted",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from wasmsr import small_files
@@ -32,12 +32,17 @@ class ServerNote:
         paused: Seconds for which it was paused since then.
         replaced: Ids of its earlier programs, which were lost and begun again.
         seen: Whether a server was seen to have the program.
+        base: Bytes of each stream of the log that are not of this program: it goes on where
+            another one was saved.
+        fork: The number of the fork that it is then; 0 for none.
     """
 
     began: float
     paused: float = 0.0
     replaced: tuple[str, ...] = ()
     seen: bool = False
+    base: Mapping[str, int] = field(default_factory=dict)
+    fork: int = 0
 
     def write(self, folder: ExecutionFolder) -> None:
         """Write the note. Raises OSError."""
@@ -54,6 +59,8 @@ class ServerNote:
                 float(found["paused"]),
                 tuple(map(str, found["replaced"])),
                 bool(found.get("seen", True)),  # a version before did not say so
+                {str(name): int(size) for name, size in found.get("base", {}).items()},
+                int(found.get("fork", 0)),
             )
         return cls(began, seen=True)
 
