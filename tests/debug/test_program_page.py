@@ -278,6 +278,74 @@ def test_the_page_keeps_its_policy_and_names_everything(page: Opened) -> None:
 
 
 @pytest.mark.full
+def test_a_long_run_is_stopped_by_a_key(browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    module = Module.from_text("""(module $endless (memory 1)
+      (func (export "run") (i32.store (i32.const 0) (i32.const 7)) (loop (br 0))))""")
+    with Store() as store:
+        store.enqueue(store.instantiate(module).function("run"))
+        assert store.run(fuel=1) == Paused("fuel")
+        Snapshot.of(store, embed=True).save(tmp_path / "s.bin")
+    make_page(tmp_path / "s.bin", "-o", tmp_path / "page.html")
+    page = Opened(browser)
+    page.open(tmp_path / "page.html")
+    busy = "return document.getElementById('main').getAttribute('aria-busy') === 'true'"
+    before = page.done()
+    ActionChains(browser).send_keys("c").perform()
+    page.until(lambda: page.script(busy))
+    assert page.said() == "Running."
+    ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    page.until(lambda: page.done() > before)
+    assert page.said() == "Stopped." and page.count() > 0
+    page.script("wasmsr.view.address = 64")
+    there = page.count()
+    page.press("l")  # nothing has ever been written there
+    assert page.count() == there and "No byte of these has changed" in page.said()
+    page.script("wasmsr.view.address = 0")
+    page.press("l")
+    assert page.count() == 1
+    browser.find_element("id", "keys").click()
+    ActionChains(browser).send_keys("s").perform()
+    assert page.count() == 1 and not page.script("return wasmsr.running")
+
+
+@pytest.mark.full
+def test_light_and_dark(page: Opened) -> None:
+    """Both have enough contrast (WCAG 2.1, 1.4.3: 4.5 to 1)."""
+    for scheme in ("light", "dark"):
+        wanted = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
+        pairs = page.script(
+            """const style = getComputedStyle(document.documentElement);
+            const colour = (name) => style.getPropertyValue(name).trim();
+            const grounds = ["--paper", "--fill", "--here"];
+            return ["--ink", "--soft", "--changed"].flatMap((ink) =>
+                grounds.map((ground) => [colour(ink), colour(ground), `${ink} on ${ground}`]))"""
+        )
+        assert len(pairs) == 9
+        for ink, ground, name in pairs:
+            if name != "--soft on --here":  # that is where the program stands: always in ink
+                assert contrast(ink, ground) >= 4.5, (scheme, name)
+    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours `#rrggbb`, from 1 to 21. Source: WCAG 2.1."""
+
+    def light(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [
+            one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in parts
+        ]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((light(one), light(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.full
 def test_two_snapshots_are_compared(browser: Any, tmp_path: Path) -> None:
     first, second = save(tmp_path), save(tmp_path, 2_100)
     make_page(second, "--against", first, "-o", tmp_path / "page.html")

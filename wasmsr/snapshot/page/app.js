@@ -290,7 +290,11 @@ class Debugger {
     }
     this.running = false;
     this.#busy(false);
-    this.show();
+    try {
+      this.show();
+    } catch (error) {
+      said(`${error.message}. Open the page anew.`); // the core has no memory left
+    }
     document.body.dataset.took = performance.now() - before;
     document.body.dataset.done = Number(document.body.dataset.done ?? 0) + 1;
   }
@@ -391,7 +395,7 @@ function connect(one) {
     const { target, key } = event;
     if (event.ctrlKey || event.altKey || event.metaKey) return;
     if (key !== "Escape" && target.closest("input:not([type=checkbox]), textarea, select")) return;
-    if (!(key in KEYS)) return;
+    if (!(key in KEYS) || (key !== "Escape" && !byId("keys").checked)) return;
     event.preventDefault();
     if (!["watch", "earlier", "later", "stop"].includes(KEYS[key])) view.chosen = null;
     act(KEYS[key]);
