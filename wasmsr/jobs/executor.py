@@ -13,8 +13,7 @@ import itertools
 import os
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -29,11 +28,10 @@ from wasmsr.jobs.execution.compat import Manner
 from wasmsr.jobs.execution.ending import EndingExecution
 from wasmsr.jobs.execution.entries import FailedExecution, StartingExecution
 from wasmsr.jobs.execution.execution import Execution, ExecutionRules
-from wasmsr.jobs.execution.log import LogItem, read_log, rewind_log
+from wasmsr.jobs.execution.log import rewind_log
 from wasmsr.jobs.execution.requests import (
     BidResponse,
     ExecutionFolder,
-    ExecutionInfo,
     ExecutionInput,
     ExecutionRequest,
     ExecutionResult,
@@ -42,7 +40,8 @@ from wasmsr.jobs.execution.requests import (
 )
 from wasmsr.jobs.execution.results import write_results
 from wasmsr.jobs.execution.saving import JobCheckpoint, read_request, write_request
-from wasmsr.jobs.failures import ExecutorLeft, JobError
+from wasmsr.jobs.execution_table import ExecutionTable, StillRuns
+from wasmsr.jobs.failures import JobError
 from wasmsr.jobs.preparing.checking import RequestChecker
 from wasmsr.jobs.preparing.guest_files import filesystem_error
 from wasmsr.jobs.preparing.modules import memory_pages
@@ -56,11 +55,7 @@ FORKS: Final = 1000
 """Copies of an execution that one call makes at most."""
 
 
-class StillRuns(WasmsrError, TimeoutError):
-    """An execution has not ended within the time that a caller waits."""
-
-
-class JobExecutor:
+class JobExecutor(ExecutionTable):
     """Runs executions. Any thread may call its methods."""
 
     def __init__(
@@ -84,13 +79,11 @@ class JobExecutor:
         """
         if compat not in (None, "bacalhau"):
             raise JobError("SpecError", f"there is no peer {compat!r}, only bacalhau")
+        super().__init__()
         self._manner = Manner(compat == "bacalhau")
         self._temporary = folder is None
         self.folder = Path(tempfile.mkdtemp(prefix="wasmsr-jobs-") if folder is None else folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Condition()
-        self._left = False
-        self._executions: dict[str, Execution | StartingExecution | FailedExecution] = {}
         self._parents = WarmParents()
         self._checker = RequestChecker(self.folder, self._manner, self._parents)
         self._rules = ExecutionRules(self._manner, self._parents, note)
@@ -189,42 +182,6 @@ class JobExecutor:
         read = _read(request)
         self._enter(read, lambda: self._begin(read))
 
-    def _enter(
-        self, request: ExecutionRequest, begin: Callable[[], Execution | FailedExecution]
-    ) -> Execution | FailedExecution:
-        """Begin an execution whose id nobody else can take meanwhile. Raises JobError."""
-        id = request.execution_id
-        check_id(id)
-        with self._lock:
-            if self._left:
-                raise ExecutorLeft("the executor was ended, and starts no execution any more")
-            known = self._executions.get(id)
-            if known is None:
-                self._executions[id] = StartingExecution()
-        if known is not None:
-            raise self._taken(id, known)
-        try:
-            begun = begin()
-        except BaseException:
-            with self._lock:
-                del self._executions[id]
-                self._lock.notify_all()
-            raise
-        with self._lock:
-            self._executions[id] = begun
-            self._lock.notify_all()
-        return begun
-
-    def _taken(self, id: str, known: Execution | StartingExecution | FailedExecution) -> JobError:
-        name = printable(id)
-        if known.is_over:
-            return JobError(
-                "ExecutionAlreadyComplete",
-                f"an execution {name} has ended already",
-                hint="start it with a new id",
-            )
-        return JobError("ExecutionAlreadyStarted", f"an execution {name} runs already")
-
     def _begin(self, request: ExecutionRequest) -> Execution | FailedExecution:
         folder = self._checker.folder(request)
         memory_pages(request.resources.memory)
@@ -261,82 +218,13 @@ class JobExecutor:
             write_results(folder, request.output_limits, error.exit_code, "", self._manner)
         raise error
 
-    def wait(self, id: str, timeout: float | None = None) -> ExecutionResult:
-        """Return the result of an execution when it has ended.
-
-        Args:
-            id: Its id.
-            timeout: Seconds to wait; None for as long as it takes.
-
-        Raises:
-            JobError: ExecutionNotFound.
-            StillRuns: It has not ended in time; it runs on.
-            ExecutorLeft: This executor was ended by `leave` meanwhile.
-        """
-        result = self._of(id, "waited for").wait(timeout)
-        if result is None:
-            raise StillRuns(f"the execution {printable(id)} has not ended within {timeout:g} s")
-        return result
-
     def run(self, request: ExecutionRequest | Mapping[str, Any]) -> ExecutionResult:
         """Start an execution and return its result. Raises JobError as `start` does."""
         read = _read(request)
         self.start(read)
         return self.wait(read.execution_id)
 
-    def cancel(self, id: str) -> None:
-        """End an execution at once.
-
-        Raises:
-            JobError: ExecutionNotFound, ExecutionAlreadyComplete or ExecutionAlreadyCancelled.
-        """
-        self._of(id, "cancelled").cancel()
-
-    def logs(
-        self, id: str, follow: bool = False, tail: int | None = None, offset: int = 0
-    ) -> Iterator[LogItem]:
-        """Return what an execution has written, piece by piece, in its order.
-
-        Args:
-            id: Its id.
-            follow: Whether to go on until the execution has ended.
-            tail: Only the last lines of what is there already; None for all.
-            offset: Where to begin: `LogFrame.end` of the last frame that was read, or 0.
-
-        Returns:
-            Frames, and a `LogRewound` where the execution has gone back to a checkpoint.
-
-        Raises:
-            JobError: ExecutionNotFound. The iterator raises LogError.
-        """
-        execution = self._of(id, "read")
-        if isinstance(execution, FailedExecution):
-            return iter(())
-        ended = (lambda: execution.is_over) if follow else (lambda: True)
-        watch = execution.watch if follow else None
-        return read_log(execution.folder.log, offset=offset, tail=tail, ended=ended, watch=watch)
-
     # ---- what the peer has not -------------------------------------------------------------------
-
-    def pause(self, id: str) -> None:
-        """Pause an execution. It has its time-out again from where it was. Raises JobError."""
-        self._running(id, "paused").pause()
-
-    def resume(self, id: str) -> None:
-        """Let a paused execution run on. Raises JobError."""
-        self._running(id, "resumed").resume()
-
-    def snapshot(self, id: str, file: str | os.PathLike[str]) -> None:
-        """Save an execution to a file: its program, its outputs, its log. It goes on afterwards.
-
-        Args:
-            id: Its id.
-            file: The file, which is replaced.
-
-        Raises:
-            JobError: ExecutionNotFound; or it has ended, or cannot be saved.
-        """
-        self._running(id, "saved").snapshot(Path(file))
 
     def restore(
         self,
@@ -495,44 +383,6 @@ class JobExecutor:
             name = f"{id}.{next(numbers)}"
             if name not in taken and not (self.folder / name).exists():
                 found.append(name)
-        return found
-
-    def when_over(self, id: str, listener: Callable[[], None]) -> None:
-        """Call a function, on any thread, when an execution has ended.
-
-        Raises JobError: ExecutionNotFound.
-        """
-        self._of(id, "waited for").when_over(listener)
-
-    # ---- what else there is to know --------------------------------------------------------------
-
-    def list(self) -> list[ExecutionInfo]:
-        """Return all executions, in the order in which they were started."""
-        with self._lock:
-            executions = list(self._executions.values())
-        return [one.info for one in executions if not isinstance(one, StartingExecution)]
-
-    def describe(self, id: str) -> ExecutionInfo:
-        """Return one execution. Raises JobError: ExecutionNotFound."""
-        return self._of(id, "described").info
-
-    def _running(self, id: str, what: str) -> Execution:
-        found = self._of(id, what)
-        if isinstance(found, FailedExecution):
-            raise JobError(
-                "ExecutionAlreadyComplete", f"the execution {printable(id)} has ended already"
-            )
-        return found
-
-    def _of(self, id: str, what: str) -> Execution | FailedExecution:
-        with self._lock:
-            found = self._executions.get(id)
-        if found is None or isinstance(found, StartingExecution):
-            raise JobError(
-                "ExecutionNotFound",
-                f"there is no execution {printable(id, 200)} that could be {what}",
-                hint="the executor lists those that it has",
-            )
         return found
 
 

@@ -7,8 +7,8 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,11 +23,7 @@ from wasmsr.jobs.execution.compat import Manner
 from wasmsr.jobs.execution.ending import EndingExecution, unwritten
 from wasmsr.jobs.execution.log import ALL, commit_log, rewind_log
 from wasmsr.jobs.execution.lost_workers import end_worker, how_it_ended, no_answer, not_saved
-from wasmsr.jobs.execution.requests import (
-    ExecutionInfo,
-    ExecutionResult,
-    ExecutionState,
-)
+from wasmsr.jobs.execution.requests import ExecutionInfo, ExecutionResult, ExecutionState
 from wasmsr.jobs.execution.saving import KEEP, JobCheckpoint, log_ends
 from wasmsr.jobs.failures import ExecutorLeft, JobError
 from wasmsr.jobs.preparing.prepared import Prepared, start_error
@@ -94,17 +90,10 @@ class Execution(EndingExecution):
         with self._lock:
             worker, request = self._worker, self.prepared.request
             return ExecutionInfo(
-                request.execution_id,
-                request.job_id,
-                self._state,
-                os.fspath(self.folder.path),
-                None if worker is None else worker.pid,
-                self._began,
-                self._end or None,
-                None if self._saved is None else self._saved.time,
-                self._losses,
-                self._result,
-            )
+                request.execution_id, request.job_id, self._state, os.fspath(self.folder.path),
+                None if worker is None else worker.pid, self._began, self._end or None,
+                None if self._saved is None else self._saved.time, self._losses, self._result,
+            )  # fmt: skip
 
     # ---- begin -----------------------------------------------------------------------------------
 
@@ -492,37 +481,18 @@ class Execution(EndingExecution):
             except (WasmsrError, OSError) as error:
                 raise not_saved(self.id, error) from error
 
-    def held(self) -> _Held:
-        """Return a context in which the program stands, and which gives its worker."""
-        return _Held(self)
-
-
-class _Held:
-    """A program stands; afterwards it runs on, unless it was paused before."""
-
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
-
-    def __enter__(self) -> ProcessExecutor:
-        one = self._execution
-        one._steering.acquire()
-        try:
-            self._worker = one._live()
-            self._ran = one.info.state == "running"
-            one.pause()
-        except BaseException:
-            one._steering.release()
-            raise
-        return self._worker
-
-    def __exit__(self, *_: object) -> None:
-        one = self._execution
-        try:
-            if self._ran:
-                with suppress(JobError):  # its worker was lost: its thread sees to that
-                    one.resume()
-        finally:
-            one._steering.release()
+    @contextmanager
+    def held(self) -> Iterator[ProcessExecutor]:
+        """Give the worker, whose program stands; it runs on afterwards, unless it was paused."""
+        with self._steering:
+            worker, ran = self._live(), self.info.state == "running"
+            self.pause()
+            try:
+                yield worker
+            finally:
+                if ran:
+                    with suppress(JobError):  # its worker was lost: its thread sees to that
+                        self.resume()
 
 
 __all__ = ["Execution", "ExecutionRules"]
