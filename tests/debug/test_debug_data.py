@@ -196,6 +196,13 @@ def test_the_page_shows_lines_inlined_calls_and_variables(browser: Any, tmp_path
     make_page(tmp_path / "s.bin", "-o", tmp_path / "page.html")
     page = Opened(browser)
     page.open(tmp_path / "page.html")
+    lines = []
+    for _ in range(30):
+        page.press("i")
+        lines.append(int(page.text("frames").splitlines()[0].rsplit(":")[-1]))
+    turn = [13, 14, 15, 16, 6, 7, 16, 17, 12]  # of the loop, with the call that was inlined
+    first = lines.index(13)
+    assert lines[first : first + 18] == turn * 2
     seen: set[str] = set()
     for _ in range(400):
         page.press("s")

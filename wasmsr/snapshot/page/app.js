@@ -154,6 +154,27 @@ class Debugger {
     if (this.depth() > depth) yield* this.forward(FOREVER, { ...this.breaks, frames: depth });
   }
 
+  // Where the innermost frame is in the source, "" where that is not known.
+  #line() {
+    const top = this.machine.frames().at(-1);
+    return top ? this.view.sources(top.instance)?.line(top.offset) ?? "" : "";
+  }
+
+  // To the next line of the source, in this function or in its caller.
+  *line() {
+    const [depth, first] = [this.depth(), this.#line()];
+    if (!first) return said("Here the line is not known; the module may have no debug data.");
+    for (let steps = 0; this.depth() >= depth - 1; steps++) {
+      const before = this.machine.count;
+      yield* this.over();
+      yield;
+      const stopped = this.machine.outcome !== "paused" || this.machine.count === before;
+      if (stopped || this.machine.hit === "position" || this.machine.hit === "write") return;
+      const now = this.#line();
+      if (now && (now !== first || this.depth() < depth)) return;
+    }
+  }
+
   *out() {
     yield* this.forward(FOREVER, { ...this.breaks, frames: this.depth() - 1 });
   }
@@ -346,7 +367,7 @@ class Debugger {
 }
 
 const KEYS = {
-  s: "step", n: "over", o: "out", c: "run", b: "back", p: "backOver", u: "backOut", r: "runBack",
+  s: "step", n: "over", i: "line", o: "out", c: "run", b: "back", p: "backOver", u: "backOut", r: "runBack",
   l: "lastChange", w: "watch", "[": "earlier", "]": "later", Escape: "stop",
 };
 
