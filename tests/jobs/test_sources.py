@@ -100,10 +100,12 @@ def test_archives_are_unpacked(kind: str, mode: str, tmp_path: Path) -> None:
     ids=["none", "no-tar", "cut", "above", "absolute", "large"],
 )
 def test_hostile_archives(data: bytes, said: str, tmp_path: Path) -> None:
+    """The hint is about the disk only if that is the reason."""
     first = inline(b"kept?", target="/first")
     error = refused(tmp_path, first, inline(data, "application/gzip"), limit=1 << 20)
     assert error.code == "InputConfigError"
     assert said in error.message and str(tmp_path) not in error.message
+    assert error.hint is not None and ("Resources.Disk" in error.hint) == ("holds more" in said)
 
 
 def test_a_link_of_an_archive_leads_nowhere_here(tmp_path: Path) -> None:

@@ -29,6 +29,12 @@ ARCHIVES = {
 GZIP, USTAR, USTAR_AT = b"\x1f\x8b", b"ustar", 257
 """How a gzip stream begins, and where in a tar archive which word is (POSIX.1, pax)."""
 
+NO_ARCHIVE = (
+    "an archive is a tar file, with gzip or without; data that is none has another type, such as "
+    "text/plain"
+)
+"""What to do about data that cannot be unpacked."""
+
 
 def fetch(params: Mapping[str, Any], order: Order) -> Fetched:
     """Write the data to a file, or unpack an archive into a folder.
@@ -43,7 +49,7 @@ def fetch(params: Mapping[str, Any], order: Order) -> Fetched:
             order.place.write_bytes(data)
         return Fetched(order.place)
     if not data.startswith(GZIP) and data[USTAR_AT : USTAR_AT + len(USTAR)] != USTAR:
-        raise order.wrong(f"its type is {media}, but its data is no tar archive")
+        raise order.wrong(f"its type is {media}, but its data is no tar archive", NO_ARCHIVE)
     archive = order.place.with_name(order.place.name + ".archive")
     with order.written():
         archive.write_bytes(data)
@@ -73,7 +79,12 @@ def unpack(archive: Path, order: Order) -> None:
     except WasiConfigError as error:
         cause = error.message.replace(f"the archive {archive}", "the archive")
         cause = cause.replace(str(archive), "its data")
-        raise order.wrong(cause, "Resources.Disk limits what inputs hold") from None
+        hint = NO_ARCHIVE
+        if "holds more than" in cause:
+            hint = "Resources.Disk limits what inputs hold"
+        elif "leads out of" in cause:
+            hint = "the paths in an archive are relative, without .."
+        raise order.wrong(cause, hint) from None
 
 
 def read_data_url(text: str, order: Order) -> tuple[str, bytes]:
