@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from contextlib import suppress
 from pathlib import Path
 
+from wasmsr.ownership import sqlite_files
 from wasmsr.ownership.failures import RecordTooNew, RegisterAway, RegisterDamaged
 from wasmsr.ownership.register import Unanswered
 
@@ -41,13 +41,9 @@ class SqliteBackend:
         self.path = path
         self._lock = threading.Lock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._database = sqlite_files.connect(path, busy)
         except OSError as error:
             raise RegisterAway(f"the register {path} cannot be opened: {error.strerror}") from error
-        self._database = sqlite3.connect(
-            path, timeout=busy, isolation_level=None, check_same_thread=False
-        )
         try:
             self._prepare()
         except sqlite3.Error as error:
@@ -63,21 +59,20 @@ class SqliteBackend:
         run("PRAGMA synchronous = FULL")
         run("BEGIN IMMEDIATE")
         try:
-            (version,) = run("PRAGMA user_version").fetchone()
-            (kind,) = run("PRAGMA application_id").fetchone()
-            (tables,) = run("SELECT count(*) FROM sqlite_master").fetchone()
-            if version == 0 and kind == 0 and tables == 0:
-                run(TABLE)
-                run(f"PRAGMA application_id = {APPLICATION}")
-                run(f"PRAGMA user_version = {SCHEMA}")
-            elif kind != APPLICATION:
-                raise RegisterDamaged(f"{self.path} is a database, but no register of wasmsr")
-            elif version > SCHEMA:
+            try:
+                version = sqlite_files.version_of(self._database, APPLICATION, SCHEMA)
+            except sqlite_files.ForeignDatabase:
+                sentence = f"{self.path} is a database, but no register of wasmsr"
+                raise RegisterDamaged(sentence) from None
+            except sqlite_files.NewerDatabase as error:
                 raise RecordTooNew(
-                    f"the register {self.path} has version {version}; this wasmsr reads up to "
+                    f"the register {self.path} has version {error}; this wasmsr reads up to "
                     f"{SCHEMA}",
                     hint="install the wasmsr that made it",
-                )
+                ) from None
+            if not version:
+                run(TABLE)
+                sqlite_files.mark(self._database, APPLICATION, SCHEMA)
             run("COMMIT")
         except BaseException:
             self._rollback()

@@ -7,7 +7,6 @@ message stays in the list until the broker has it, so no crash loses one.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from wasmsr.fleet.orchestrator.rows import (
     Outgoing,
     RuntimeRow,
 )
+from wasmsr.ownership import sqlite_files
 
 APPLICATION = 0x57534642
 """The application id in the file's header: WSFB."""
@@ -82,13 +82,9 @@ class FleetList:
         self.path = path
         self._lock = threading.RLock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._database = sqlite_files.connect(path, 0)
         except OSError as error:
             raise self._unusable(f"cannot be opened: {error.strerror}") from error
-        self._database = sqlite3.connect(
-            path, timeout=0, isolation_level=None, check_same_thread=False
-        )
         try:
             with self._told():
                 self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -113,19 +109,17 @@ class FleetList:
 
     def _prepare(self) -> None:
         run = self._database.execute
-        (version,) = run("PRAGMA user_version").fetchone()
-        (kind,) = run("PRAGMA application_id").fetchone()
-        (tables,) = run("SELECT count(*) FROM sqlite_master").fetchone()
-        if version == 0 and kind == 0 and tables == 0:
-            run(f"PRAGMA application_id = {APPLICATION}")
-            run(f"PRAGMA user_version = {SCHEMA}")
-        elif kind != APPLICATION:
-            raise self._unusable("is a database, but no list of a fleet")
-        elif version > SCHEMA:
+        try:
+            version = sqlite_files.version_of(self._database, APPLICATION, SCHEMA)
+        except sqlite_files.ForeignDatabase:
+            raise self._unusable("is a database, but no list of a fleet") from None
+        except sqlite_files.NewerDatabase as error:
             raise self._unusable(
-                f"has version {version}; this wasmsr reads up to {SCHEMA}",
+                f"has version {error}; this wasmsr reads up to {SCHEMA}",
                 "install the wasmsr that made it",
-            )
+            ) from None
+        if not version:
+            sqlite_files.mark(self._database, APPLICATION, SCHEMA)
         for statement in _TABLES.split(";")[:-1]:
             run(statement)
 

@@ -7,7 +7,6 @@ another has changed meanwhile. A change and its line of history are one transact
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -28,6 +27,7 @@ from wasmsr.jobs.service.rows import (
     RunRow,
     RunState,
 )
+from wasmsr.ownership import sqlite_files
 
 APPLICATION = 0x57534A4C
 """The application id in the file's header: WSJL."""
@@ -104,13 +104,9 @@ class JobList:
         self.path = path
         self._lock = threading.RLock()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._database = sqlite_files.connect(path, busy)
         except OSError as error:
             raise self._away(f"cannot be opened: {error.strerror}") from error
-        self._database = sqlite3.connect(
-            path, timeout=busy, isolation_level=None, check_same_thread=False
-        )
         try:
             with self._told():
                 self._database.execute("PRAGMA journal_mode = WAL")
@@ -135,21 +131,19 @@ class JobList:
 
     def _prepare(self) -> None:
         run = self._database.execute
-        (version,) = run("PRAGMA user_version").fetchone()
-        (kind,) = run("PRAGMA application_id").fetchone()
-        (tables,) = run("SELECT count(*) FROM sqlite_master").fetchone()
-        if version == 0 and kind == 0 and tables == 0:
+        try:
+            version = sqlite_files.version_of(self._database, APPLICATION, SCHEMA)
+        except sqlite_files.ForeignDatabase:
+            raise self._away("is a database, but no list of jobs") from None
+        except sqlite_files.NewerDatabase as error:
+            raise self._away(
+                f"has version {error}; this wasmsr reads up to {SCHEMA}",
+                "install the wasmsr that made it",
+            ) from None
+        if not version:
             for statement in _TABLES.split(";")[:-1]:
                 run(statement)
-            run(f"PRAGMA application_id = {APPLICATION}")
-            run(f"PRAGMA user_version = {SCHEMA}")
-        elif kind != APPLICATION:
-            raise self._away("is a database, but no list of jobs")
-        elif version > SCHEMA:
-            raise self._away(
-                f"has version {version}; this wasmsr reads up to {SCHEMA}",
-                "install the wasmsr that made it",
-            )
+            sqlite_files.mark(self._database, APPLICATION, SCHEMA)
         elif version < SCHEMA:
             for number in range(version + 1, SCHEMA + 1):
                 for statement in _SINCE[number].split(";")[:-1]:
