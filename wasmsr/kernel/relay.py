@@ -15,15 +15,13 @@ from typing import Any
 
 import zmq
 
-from wasmsr import __version__
 from wasmsr.kernel.journal import SHOWN, Remembered, RequestJournal, cut, read_lines
 from wasmsr.kernel.ports import PATIENCE, ClientMessage, ClientPorts
-from wasmsr.kernel.process import CellProcess
+from wasmsr.kernel.replies import Cell, kernel_info, past_cells
 from wasmsr.kernel.settings import KernelSettings
 from wasmsr.kernel.showing import NOTHING, CellOutput
+from wasmsr.kernel.wire import CellProcess
 
-PROTOCOL = "5.3"
-"""The version of Jupyter's messaging protocol."""
 LOSSES = 10
 """Workers that may end one after the other without any progress."""
 _log = logging.getLogger(__name__)
@@ -51,7 +49,7 @@ class KernelRelay:
         self._number = 0
         self._count = 0
         self._asked_input = False
-        self._history: list[tuple[int, str, str | None]] = []
+        self._history: list[Cell] = []
         self._request_now: dict[str, Any] = {}
         self._output = CellOutput(self._publish)
         self._lines: list[str] = []
@@ -99,7 +97,7 @@ class KernelRelay:
     def open_worker(self) -> None:
         """Start the worker, if there is none; a request does it too."""
         if self._worker is None:
-            self._worker = CellProcess(self._settings, self._folder)
+            self._worker = CellProcess(self._settings.text(), self._folder)
             self._poller.register(self._worker.stream, zmq.POLLIN)
 
     def _close_worker(self) -> int:
@@ -273,7 +271,9 @@ class KernelRelay:
         if message.kind == "kernel_info_request":
             self._answer(message, kernel_info(), port)
         elif message.kind == "history_request":
-            self._answer(message, {"status": "ok", "history": self._past(content)}, port)
+            self._answer(
+                message, {"status": "ok", "history": past_cells(self._history, content)}, port
+            )
         elif message.kind == "comm_info_request":
             self._answer(message, {"status": "ok", "comms": {}}, port)
         elif message.kind == "comm_open":
@@ -298,25 +298,6 @@ class KernelRelay:
             self._lines.append(parent)
             self._journal.typed(parent)
             self._tell(op="input", value=parent)
-
-    def _past(self, content: dict[str, Any]) -> list[Any]:
-        """Return earlier cells, as a history request selects them."""
-        found = list(self._history)
-        kind, n = content.get("hist_access_type", "tail"), content.get("n")
-        if kind == "range":
-            first, stop = content.get("start"), content.get("stop")
-            first = first if type(first) is int else 0
-            stop = stop if type(stop) is int else len(found) + 1
-            found = [one for one in found if first <= one[0] < stop]
-        elif kind == "search":
-            from fnmatch import fnmatchcase
-
-            pattern = str(content.get("pattern", "*"))
-            found = [one for one in found if fnmatchcase(one[1], pattern)]
-        if kind != "range" and type(n) is int:
-            found = found[-n:] if n > 0 else []
-        wants = bool(content.get("output"))
-        return [(0, at, (code, value) if wants else code) for at, code, value in found]
 
     # ---- what the worker says --------------------------------------------------------------------
 
@@ -479,25 +460,3 @@ class KernelRelay:
     @staticmethod
     def _failed(name: str, why: str) -> dict[str, Any]:
         return {"status": "error", "ename": name, "evalue": why, "traceback": [f"{name}: {why}"]}
-
-
-def kernel_info() -> dict[str, Any]:
-    """Return what the kernel says of itself."""
-    return {
-        "status": "ok",
-        "protocol_version": PROTOCOL,
-        "implementation": "wasmsr",
-        "implementation_version": __version__,
-        "language_info": {
-            "name": "python",
-            "version": "3.15",
-            "mimetype": "text/x-python",
-            "file_extension": ".py",
-            "pygments_lexer": "ipython3",
-            "codemirror_mode": {"name": "ipython", "version": 3},
-            "nbconvert_exporter": "python",
-        },
-        "banner": f"Python in a sandbox of wasmsr {__version__}",
-        "help_links": [],
-        "debugger": False,
-    }

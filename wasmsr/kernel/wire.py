@@ -23,14 +23,19 @@ asks with an `op`, the worker answers with a kind `k`. `n` is the number of the 
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import struct
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 from wasmsr.errors import EXIT_USAGE, WasmsrError
 
 LONGEST = 256 << 20
 """Bytes of one frame."""
+_log = logging.getLogger(__name__)
 _SIZE = struct.Struct(">I")
 
 
@@ -82,3 +87,45 @@ def receive(stream: socket.socket, reader: MessageReader) -> list[dict[str, Any]
     except (ConnectionError, BlockingIOError) as error:
         return [] if isinstance(error, BlockingIOError) else None
     return reader.feed(data) if data else None
+
+
+class CellProcess:
+    """The process that has the sandbox.
+
+    Args:
+        settings: What it is told, as `KernelSettings.text` gives it.
+        folder: Where its states are.
+    """
+
+    def __init__(self, settings: str, folder: Path) -> None:
+        self.ready = False
+        """Whether it has said what its state is."""
+        self.stream, other = socket.socketpair()
+        with other:
+            words = [sys.executable, "-m", "wasmsr.kernel.worker", str(other.fileno())]
+            self.process = subprocess.Popen(
+                [*words, settings, str(folder)],
+                pass_fds=[other.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        self._reader = MessageReader()
+
+    def send(self, **message: Any) -> None:
+        """Send a message; a worker that has ended does not get it."""
+        try:
+            self.stream.sendall(frame(message))
+        except OSError:
+            _log.info("the worker has ended before it got a message")
+
+    def receive(self) -> list[dict[str, Any]] | None:
+        """Return the messages that are there; None if the worker has ended."""
+        return receive(self.stream, self._reader)
+
+    def close(self) -> int:
+        """End it, and return its exit code."""
+        self.stream.close()  # it ends when it sees that
+        try:
+            return self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
