@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,9 @@ def test_a_view_of_a_program_is_given_out_once(asked: Asked) -> None:
     policy = asked.headers["Content-Security-Policy"]
     assert policy == "sandbox allow-scripts allow-forms; frame-ancestors 'none'"
     assert asked.headers["Cache-Control"] == "no-store"
+    # HTML: with an opener policy, a page in a sandbox is a network error.
+    assert "Cross-Origin-Opener-Policy" not in asked.headers
+    assert asked.headers["Referrer-Policy"] == "no-referrer"
     assert asked(found["path"])[0] == 404
     assert asked("/view/" + "A" * 32)[0] == 404
     assert asked(f"/programs/{FIRST}/view", "POST", HTTP_AUTHORIZATION="")[0] == 401
@@ -201,6 +205,37 @@ def test_tickets_end_and_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     now = program_view.time.monotonic()
     monkeypatch.setattr(program_view.time, "monotonic", lambda: now + program_view.LIVES + 1)
     assert tickets.take(given[2]) is None
+
+
+def test_a_page_that_nobody_fetches_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be large, and perhaps nobody comes any more."""
+    monkeypatch.setattr(program_view, "LIVES", 0.001)
+    tickets = program_view.ViewTickets()
+    tickets.give(b"a page")
+    deadline = time.monotonic() + 30
+    while tickets._pages:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_one_page_is_made_at_a_time() -> None:
+    with program_view.one_at_a_time():
+        with pytest.raises(NodeError, match="another page is being made") as caught:
+            program_view.one_at_a_time().__enter__()
+        assert caught.value.hint
+    with program_view.one_at_a_time():
+        pass
+
+
+@pytest.mark.full
+def test_a_page_takes_no_more_memory_than_it_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program_view, "MEMORY", 1 << 20)
+    with pytest.raises(NodeError) as caught:
+        program_view.page_of(io.BytesIO(b"no snapshot"), tmp_path)
+    assert "this is not a snapshot" not in caught.value.message
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.full

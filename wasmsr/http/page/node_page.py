@@ -52,10 +52,11 @@ HEADERS = [
 
 VIEW_HEADERS = [
     ("Content-Security-Policy", "sandbox allow-scripts allow-forms; frame-ancestors 'none'"),
-    *HEADERS[1:],
+    *(one for one in HEADERS[1:] if one[0] != "Cross-Origin-Opener-Policy"),
 ]
 """Headers of the page of a program. It has a policy of its own too; the sandbox gives it an origin
-of its own, so that it cannot reach the token of the page of the node."""
+of its own, so that it cannot reach the token of the page of the node. With a sandbox, a browser
+must refuse a page that has an opener policy too (HTML, "create navigation params by fetching")."""
 VIEW_TYPE = "text/html; charset=windows-1252"
 
 _VIEW = re.compile(r"/view/([A-Za-z0-9_-]{32})")
@@ -148,7 +149,13 @@ class NodePage:
             raise _Answer("405 Method Not Allowed", {"error": f"{method} is not for this"})
         page = self._tickets.take(ticket)
         if page is None:
-            raise _Answer("404 Not Found", {"error": "this page was fetched before, or is too old"})
+            raise _Answer(
+                "404 Not Found",
+                {
+                    "error": "this page was fetched before, or is too old",
+                    "hint": "the page of the node makes a new one",
+                },
+            )
         return page
 
     def _check_host(self, host: str) -> None:

@@ -13,6 +13,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -36,13 +38,16 @@ class ViewTickets:
         self._pages: dict[str, tuple[float, bytes]] = {}
 
     def give(self, page: bytes) -> str:
-        """Keep a page, and return its ticket."""
+        """Keep a page for a minute, and return its ticket."""
         ticket = secrets.token_urlsafe(24)
         with self._lock:
             self._forget(time.monotonic())
             while len(self._pages) >= MOST:
                 del self._pages[next(iter(self._pages))]
             self._pages[ticket] = (time.monotonic() + LIVES, page)
+        end = threading.Timer(LIVES, self.take, (ticket,))
+        end.daemon = True
+        end.start()  # a page may be large, and perhaps nobody comes any more
         return ticket
 
     def take(self, ticket: str) -> bytes | None:
@@ -57,8 +62,26 @@ class ViewTickets:
             del self._pages[ticket]
 
 
+MEMORY = 6 << 30
+"""Bytes of memory that the process that makes a page may have (RLIMIT_DATA)."""
+
 _one = threading.Lock()
 """One page is made at a time: it takes about four times the memory of its program."""
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Hold the place of the page that is made. Take it before the program is saved.
+
+    Raises:
+        NodeError: Another page is being made.
+    """
+    if not _one.acquire(blocking=False):
+        raise NodeError("another page is being made", hint="ask again in a moment")
+    try:
+        yield
+    finally:
+        _one.release()
 
 
 def page_of(snapshot: IO[bytes], folder: Path) -> bytes:
@@ -74,14 +97,14 @@ def page_of(snapshot: IO[bytes], folder: Path) -> bytes:
         WasmsrError: No page can be made of it; the message says why.
         OSError: The disk has no room.
     """
-    with _one, tempfile.TemporaryDirectory(dir=folder, prefix="view-") as place:
+    with tempfile.TemporaryDirectory(dir=folder, prefix="view-") as place:
         saved, page = Path(place) / "program.bin", Path(place) / "page.html"
         with saved.open("xb") as file:
             while piece := snapshot.read(PIECE):
                 file.write(piece)
         # Names without a folder: what is said of them goes to people.
         words = ["inspect", "--html", saved.name, "-o", page.name]
-        command = [sys.executable, "-m", "wasmsr", *words]
+        command = [sys.executable, "-c", _LIMITED, str(MEMORY), *words]
         mine = {name: value for name, value in os.environ.items() if name[:7] != "WASMSR_"}
         try:
             done = subprocess.run(
@@ -99,11 +122,26 @@ def page_of(snapshot: IO[bytes], folder: Path) -> bytes:
         return page.read_bytes()
 
 
+_LIMITED = """
+import resource, runpy, sys
+most = resource.getrlimit(resource.RLIMIT_DATA)[1]
+wanted = int(sys.argv.pop(1))
+wanted = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
+runpy.run_module("wasmsr", run_name="__main__", alter_sys=True)
+"""
+"""`python -m wasmsr` with little memory, for what a program holds may make the page of it large."""
+
+
 def _failure(said: str) -> WasmsrError:
-    """Return the error that a process has said, as its first line and its hint."""
-    lines = said.splitlines() or ["the page was not made"]
+    """Return the error that a process has said, with its hint."""
+    lines = said.splitlines()
+    own = [line for line in lines if line.startswith("wasmsr: ")]
+    if not own:
+        hint = f"it may have {MEMORY >> 20} MiB of memory; wasmsr inspect --html has no such limit"
+        return NodeError("the process that makes the page ended without a word", hint=hint)
     hints = [line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")]
-    return NodeError(lines[0].removeprefix("wasmsr: ")[:500], hint=hints[0] if hints else None)
+    return NodeError(own[-1].removeprefix("wasmsr: ")[:500], hint=hints[0] if hints else None)
 
 
 __all__ = ["ViewTickets", "page_of"]

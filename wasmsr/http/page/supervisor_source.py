@@ -8,7 +8,7 @@ from typing import Any
 
 from wasmsr.errors import WasmsrError
 from wasmsr.executor.output.rings import read_ring, ring_bounds
-from wasmsr.http.page.program_view import page_of
+from wasmsr.http.page.program_view import one_at_a_time, page_of
 from wasmsr.node.failures import SubmissionRefused, WrongState
 from wasmsr.node.supervision.node_program import NodeProgram
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
@@ -91,7 +91,7 @@ class SupervisorSource:
             OSError: The disk has no room.
         """
         found = self._node.find(program)
-        with found.snapshot() as (file, _):
+        with one_at_a_time(), found.snapshot() as (file, _):
             return page_of(file, found.folder.path)
 
     def act(self, program: str, verb: str) -> Mapping[str, Any]:
