@@ -11,16 +11,21 @@ const CATCHES = ["catch", "catch_ref", "catch_all", "catch_all_ref"];
 
 export const typeName = (code) => TYPES[code] ?? "0x" + code.toString(16);
 
-class Reader {
+const LONGEST_TEXT = 200; // characters of the immediates of an instruction
+const MOST_BODIES = 64; // functions whose instructions are kept
+
+export class Reader {
   constructor(bytes, at) {
     this.bytes = bytes;
     this.at = at;
   }
 
   byte() {
+    if (this.at >= this.bytes.length) throw new RangeError("the bytes end before a number does");
     return this.bytes[this.at++];
   }
 
+  // A number that is a count or an index, of 53 bits at most.
   u() {
     let [result, scale] = [0, 1];
     for (;;) {
@@ -28,6 +33,17 @@ class Reader {
       result += (byte & 127) * scale;
       scale *= 128;
       if (byte < 128) return result;
+    }
+  }
+
+  // A number of 64 bits.
+  wide() {
+    let [result, shift] = [0n, 0n];
+    for (;;) {
+      const byte = this.byte();
+      result |= BigInt(byte & 127) << shift;
+      shift += 7n;
+      if (byte < 128) return BigInt.asUintN(64, result);
     }
   }
 
@@ -86,8 +102,12 @@ export class Disassembler {
 
   // The instructions of a function, by its index: {offset, end, name, text}.
   of(index) {
-    if (!this.known.has(index)) this.known.set(index, this.#list(index));
-    return this.known.get(index);
+    let found = this.known.get(index);
+    this.known.delete(index); // the one that was asked for last is at the end
+    found ??= this.#list(index);
+    this.known.set(index, found);
+    if (this.known.size > MOST_BODIES) this.known.delete(this.known.keys().next().value);
+    return found;
   }
 
   #list(index) {
@@ -127,7 +147,8 @@ export class Disassembler {
     else if (code === 0xfd) code = code * 65536 + read.u();
     const row = this.table[code];
     if (!row) return { name: "0x" + code.toString(16), text: "" };
-    return { name: row[0], text: this.#immediates(row[1], read).join(" ") };
+    const text = this.#immediates(row[1], read).join(" ");
+    return { name: row[0], text: text.length > LONGEST_TEXT ? `${text.slice(0, LONGEST_TEXT)}...` : text };
   }
 
   #immediates(kind, read) {
@@ -146,7 +167,7 @@ export class Disassembler {
       case "memarg lane": {
         const align = read.u();
         const memory = align & 64 ? [read.u()] : [];
-        const found = [...memory, `offset=${read.u()}`, `align=${1 << (align & 63)}`];
+        const found = [...memory, `offset=${read.wide()}`, `align=${1 << (align & 63)}`];
         return kind === "memarg" ? found : [...found, read.byte()];
       }
       case "i32":

@@ -11,15 +11,21 @@ const KINDS = {
   random_get: "random",
 };
 const FAULT = 21n;
+const MOST_VECTORS = 1024; // pieces of an output; a call with more is cut short, as on Linux
+const MOST_OUTPUT = 1 << 20; // bytes of one call
+const MOST_RANDOM = 1 << 24;
 const low = (value) => Number(BigInt.asUintN(32, value));
 
 export class HostCalls {
   // `rows`: [name, names of the parameters] of each call of WASI; `hosts`: by address, {module,
-  // name, results} of each host function; `mayAnswer(kind)`: whether that is answered by itself.
-  constructor(rows, hosts, mayAnswer) {
+  // name} of each host function; `mayAnswer(kind)`: whether that is answered by itself;
+  // `monotonic`: where the clock that never goes back goes on, in nanoseconds.
+  constructor(rows, hosts, mayAnswer, monotonic = 0n) {
     this.rows = rows;
     this.hosts = hosts;
     this.mayAnswer = mayAnswer;
+    this.monotonic = monotonic;
+    this.began = performance.now();
   }
 
   name(call) {
@@ -53,12 +59,13 @@ export class HostCalls {
     if (fd !== 1 && fd !== 2) return null;
     const pieces = [];
     let size = 0;
-    for (let i = 0; i < count; i++) {
+    for (let i = 0; i < Math.min(count, MOST_VECTORS) && size < MOST_OUTPUT; i++) {
       const at = view.getUint32(vectors + 8 * i, true);
       const length = view.getUint32(vectors + 8 * i + 4, true);
       if (at + length > bytes.length) throw new RangeError();
-      pieces.push(bytes.slice(at, at + length));
-      size += length;
+      const end = at + Math.min(length, MOST_OUTPUT - size);
+      pieces.push(bytes.subarray(at, end));
+      size += end - at;
     }
     view.getUint32(result, true); // it must be in the memory
     const output = new Uint8Array(size);
@@ -72,7 +79,8 @@ export class HostCalls {
 
   _clock_time_get({ memory, view, params: [clock, , result] }) {
     view.getUint32(result + 4, true);
-    const now = clock === 0 ? Date.now() * 1e6 : Math.round(performance.now() * 1e6);
+    const since = BigInt(Math.round((performance.now() - this.began) * 1e6));
+    const now = clock === 0 ? BigInt(Date.now()) * 1_000_000n : this.monotonic + since;
     return { result: 0n, writes: [{ memory, offset: result, bytes: little(now, 8) }] };
   }
 
@@ -102,6 +110,7 @@ export class HostCalls {
 
   _random_get({ memory, bytes, params: [at, size] }) {
     if (at + size > bytes.length) throw new RangeError();
+    if (size > MOST_RANDOM) return null;
     const made = new Uint8Array(size);
     for (let from = 0; from < size; from += 65536)
       crypto.getRandomValues(made.subarray(from, from + 65536));
