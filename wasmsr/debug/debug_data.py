@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from wasmsr.debug.lines import MOST_LINES, LineTable
-from wasmsr.debug.scopes import MOST_ENTRIES, ScopeTable
-from wasmsr.debug.sections import code_space, has_debug_data, is_installed, open_dwarf
+from wasmsr.debug.limits import MOST_READS, Allowance, TooMuch, UnitTrees
+from wasmsr.debug.lines import LineTable
+from wasmsr.debug.scopes import ScopeTable
+from wasmsr.debug.sections import DebugSections, code_space, has_debug_data, is_installed
 from wasmsr.interp.modules.module import Module
+
+MOST_ENTRIES = 2_000_000
+"""Entries of DWARF, with what they refer to, that are read; more would make the page too large."""
+ANEW = 100_000
+"""After so many entries the sections are opened anew, which gives up what was read."""
+UNIT = 20
+"""A unit counts as so many entries."""
 
 
 def debug_data(module: Module, warn: Callable[[str], None]) -> dict[str, Any] | None:
@@ -23,26 +31,13 @@ def debug_data(module: Module, warn: Callable[[str], None]) -> dict[str, Any] | 
     if not is_installed():
         warn("the module has debug data, and pip install 'wasmsr[debug]' shows source lines")
         return None
+    sections, entries = DebugSections(module), Allowance(MOST_ENTRIES)
     code = code_space(bytes(module.binary))
-    dwarf = open_dwarf(module)
-    lines, scopes = LineTable(code), ScopeTable(dwarf, code)
-    damaged = 0
-    units = dwarf.iter_CUs()
-    while len(lines) <= MOST_LINES and scopes.entries < MOST_ENTRIES:
-        try:
-            unit = next(units, None)
-            if unit is None:
-                break
-        except Exception:  # noqa: BLE001 - pyelftools raises whatever damaged data leads it to
-            damaged += 1
-            break
-        try:
-            scopes.add(unit, lines.add(dwarf, unit))
-        except Exception:  # noqa: BLE001 - as above
-            damaged += 1
+    lines, scopes = LineTable(code, sections, entries), ScopeTable(code, entries)
+    damaged, complete = _read(sections, lines, scopes, entries)
     if damaged:
         warn(f"the debug data of the module is damaged in {damaged} of its units")
-    if len(lines) > MOST_LINES or scopes.entries >= MOST_ENTRIES:
+    if not complete:
         warn("the module has more debug data than a page shows; some of it is left out")
     if scopes.functions and not len(lines):
         warn("the line table of the module is empty; an old wasm-opt empties it")
@@ -52,6 +47,37 @@ def debug_data(module: Module, warn: Callable[[str], None]) -> dict[str, Any] | 
         "variables": scopes.variables,
         "types": scopes.types.types,
     }
+
+
+def _read(
+    sections: DebugSections, lines: LineTable, scopes: ScopeTable, entries: Allowance
+) -> tuple[int, bool]:
+    """Read all units; return how many are damaged, and whether nothing was too much."""
+    reads = Allowance(MOST_READS)
+    damaged = at = 0
+    opened_at = MOST_ENTRIES + ANEW  # not yet
+    dwarf: Any = None
+    trees = UnitTrees(entries)
+    while at < sections.size:
+        try:
+            entries.take(UNIT)
+            if opened_at - entries.left >= ANEW:
+                dwarf, trees, opened_at = sections.open(reads), UnitTrees(entries), entries.left
+            unit = dwarf.get_CU_at(at)
+            at += unit.size
+        except TooMuch:
+            return damaged, False
+        except Exception:  # noqa: BLE001 - pyelftools raises whatever damaged data leads it to
+            return damaged + 1, True
+        try:
+            trees.damaged = False
+            scopes.add(dwarf, unit, trees, lines.add(dwarf, unit))
+            damaged += trees.damaged
+        except TooMuch:
+            return damaged, False
+        except Exception:  # noqa: BLE001 - as above
+            damaged += 1
+    return damaged, True
 
 
 __all__ = ["debug_data"]

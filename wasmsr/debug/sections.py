@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from io import BytesIO
 from typing import Any
 
+from wasmsr.debug.limits import MOST_LINE_READS, MOST_OPEN_READS, Allowance, CountedSection
 from wasmsr.interp.modules.custom_sections import read_unsigned
 from wasmsr.interp.modules.module import Module
 
@@ -70,18 +70,43 @@ def code_space(binary: bytes) -> CodeSpace:
     return CodeSpace(0, 0)
 
 
-def open_dwarf(module: Module) -> Any:
-    """Return what pyelftools makes of a module's DWARF. It reads units when they are asked for."""
-    from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
+class DebugSections:
+    """The sections of a module with DWARF.
 
-    def section(name: str) -> Any:
-        data = module.custom_section(f".debug_{name}")
-        if data is None:
-            return None
-        return DebugSectionDescriptor(BytesIO(data), f".debug_{name}", None, len(data), 0)
+    Attributes:
+        size: Bytes of `.debug_info`.
+    """
 
-    config = DwarfConfig(little_endian=True, machine_arch="wasm", default_address_size=4)
-    return DWARFInfo(config, *map(section, SECTIONS))
+    def __init__(self, module: Module) -> None:
+        found = {name: module.custom_section(f".debug_{name}") for name in SECTIONS}
+        self._data = {name: bytes(data) for name, data in found.items() if data is not None}
+        self.size = len(self._data.get("info", b""))
+
+    def data(self, name: str) -> bytes:
+        """Return the bytes of a section; none if it is not there."""
+        return self._data.get(name, b"")
+
+    def open(self, reads: Allowance) -> Any:
+        """Return what pyelftools makes of them. It reads units when they are asked for.
+
+        Args:
+            reads: Reads that are still allowed. Beyond them, or beyond what is allowed of one
+                opening, whatever reads raises TooMuch.
+        """
+        from elftools.dwarf.dwarfinfo import DebugSectionDescriptor, DwarfConfig, DWARFInfo
+
+        these = Allowance(MOST_OPEN_READS, reads)
+        lines = Allowance(MOST_LINE_READS, these)
+
+        def section(name: str) -> Any:
+            data = self._data.get(name)
+            if data is None:
+                return None
+            stream = CountedSection(data, lines if name == "line" else these)
+            return DebugSectionDescriptor(stream, f".debug_{name}", None, len(data), 0)
+
+        config = DwarfConfig(little_endian=True, machine_arch="wasm", default_address_size=4)
+        return DWARFInfo(config, *map(section, SECTIONS))
 
 
-__all__ = ["CodeSpace", "code_space", "has_debug_data", "is_installed", "open_dwarf"]
+__all__ = ["CodeSpace", "DebugSections", "code_space", "has_debug_data", "is_installed"]
