@@ -106,6 +106,49 @@ def test_walks_to_and_fro(seed: int, tmp_path: Path) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("short", [{"keeps": 3, "bytes": 0}, {"keeps": 10**6, "bytes": 1 << 40}])
+def test_too_little_memory_for_states(short: dict[str, int], tmp_path: Path) -> None:
+    """Then fewer are kept, and the way back is longer; it ends where it ended before."""
+    store, state, binary = saved(100_000)
+    (tmp_path / "memory.json").write_text(json.dumps(short))
+    walk = [30_000_000, 29_999_999, 9_000_000, 21_000_000, 5, 18_000_000]
+    found = walked(state, binary, walk, tmp_path)
+    at = 0
+    for count in sorted(walk):
+        assert store.run(fuel=count - at) == Paused("fuel")
+        at = count
+        number = walk.index(count)
+        there = read_plain(memoryview((tmp_path / f"{number}.state").read_bytes()))
+        assert content_digest(there) == content_digest(Snapshot.of(store).state), count
+    assert [said["count"] for said in found] == walk
+    assert max(said["kept"] for said in found) <= 6
+    store.close()
+
+
+def test_results_of_host_calls_have_their_types(tmp_path: Path) -> None:
+    """A person types -1 for a number of 32 bits; what is no value of the type is refused."""
+    module = Module.from_text("""(module
+      (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
+      (global $g (mut i32) (i32.const 0))
+      (func (export "_start")
+        (loop (global.set $g (call $yield)) (br 0))))""")
+    from wasmsr.wasi.facade import Wasi
+
+    with Wasi(deterministic=True) as wasi, Store() as store:
+        store.enqueue(store.instantiate(module, wasi.imports).function("_start"))
+        assert store.run(fuel=1) == Paused("fuel")
+        lay_out(Snapshot.of(store, wasi=wasi).state, bytes(module.binary), tmp_path)
+    results = [-1, 1 << 40, 5, (1 << 64) - 2]
+    (tmp_path / "results.json").write_text(json.dumps([str(one) for one in results]))
+    words = [*needed(NODE).command[:-1], str(HERE / "results_driver.mjs"), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    refused = "the result is no value of its type"
+    assert [one["error"] for one in found] == ["", refused, "", ""]
+    assert [one["global"] for one in found] == ["4294967295", "4294967295", "5", "4294967294"]
+
+
 def test_host_calls_are_answered_once(tmp_path: Path) -> None:
     """Where the program was before, it is again: the answers of host calls are kept."""
     module = Module.from_text("""(module

@@ -152,3 +152,28 @@ def test_watches_stop_where_our_engine_is_then(seed: int, tmp_path: Path) -> Non
     assert (
         sum(one["count"] is not None and one.get("hit") != "" for one in expected) > len(asks) / 3
     )
+
+
+def test_writes_to_another_memory_do_not_stop(tmp_path: Path) -> None:
+    """Also where the watched bytes go beyond the end of theirs."""
+    module = Module.from_text("""(module (memory 1) (memory 1)
+      (func (export "_start")
+        (loop
+          (i32.store (i32.const 8) (i32.const 1))
+          (i32.store 1 (i32.const 8) (i32.const 1))
+          (br 0))))""")
+    with Store() as store:
+        store.enqueue(store.instantiate(module).function("_start"))
+        assert store.run(fuel=1) == Paused("fuel")
+        lay_out(Snapshot.of(store).state, bytes(module.binary), tmp_path)
+    asks = [
+        {"to": 0, "watch": {"memory": {"memory": memory, "begin": 0, "end": 1 << 40}},
+         "back": False, "most": 20, "depth": 1}
+        for memory in (1, 0, 2)
+    ]  # fmt: skip
+    (tmp_path / "asks.json").write_text(json.dumps(asks))
+    words = [*needed(NODE).command[:-1], str(HERE / "watch_driver.mjs"), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = [(one["count"], one["hit"]) for one in json.loads(done.stdout)]
+    assert found == [(6, "write"), (3, "write"), (20, "")]

@@ -54,12 +54,13 @@
 
 #if WSR_WATCH && !defined(WSR_WATCHED)
 #define WSR_WATCHED
-/* Whether the watched bytes are among the `width` bytes at `at`, which may be in any memory. */
+/* Whether the watched bytes are among the `width` bytes at `at`, which may be in any memory: a
+ * place in another one is beyond the size of this one. */
 static bool wsr_watched(const wsr_thread *thread, const uint8_t *at, uint64_t width) {
   const wsr_watch *const w = &thread->watch;
-  const uint8_t *const data = thread->memories[w->memory]->space.data;
-  const uint64_t from = (uint64_t)((uintptr_t)at - (uintptr_t)data);
-  return from < w->end && from + width > w->begin;
+  const wsr_space *const space = &thread->memories[w->memory]->space;
+  const uint64_t from = (uint64_t)((uintptr_t)at - (uintptr_t)space->data);
+  return from < space->size && from < w->end && from + width > w->begin;
 }
 
 /* Whether an instruction of bulk.c is about to write them. */

@@ -17,6 +17,7 @@ static program inner;
 static buffer answer; /* what the last export has to say */
 static char trouble[400];
 static uint64_t *call_slots;
+static uint32_t called; /* the function whose parameters they are */
 
 /* ---- sentences ---- */
 
@@ -84,6 +85,7 @@ static uint32_t ended_with;
 static uint32_t outcome_of(uint32_t outcome, const wsr_exit *out) {
   if (outcome == WSR_HOST_CALL) {
     call_slots = out->slots;
+    called = out->host_function;
     answer.size = 0;
     put_u32(&answer, out->host_function);
     put_u32(&answer, out->host_instance);
@@ -91,10 +93,19 @@ static uint32_t outcome_of(uint32_t outcome, const wsr_exit *out) {
     wsr_function(inner.store, out->host_function, &view);
     put_u32(&answer, inner.calls[out->host_function]);
     put_u32(&answer, view.type.n_params);
-    for (uint32_t i = 0; i < view.type.n_params; i++) put_u64(&answer, out->slots[i]);
+    for (uint32_t i = 0, slot = 0; i < view.type.n_params; i++) {
+      put_u64(&answer, out->slots[slot]); /* of a vector, its lower half */
+      slot += wsr_slots(view.type.params[i]);
+    }
   }
   if (outcome == WSR_TRAPPED) ended_with = out->trap;
   return outcome;
+}
+
+EXPORT(memories) uint32_t machine_memories(void) {
+  wsr_store_counts counts;
+  wsr_store_count(inner.store, &counts);
+  return counts.memories;
 }
 
 /* What stops the program before its fuel ends, beside what is always there. A position is a
@@ -112,6 +123,7 @@ EXPORT(watch_position) uint32_t machine_watch_position(uint32_t function, uint32
 }
 EXPORT(watch_frames) void machine_watch_frames(uint32_t frames) { wanted.frames = frames; }
 EXPORT(watch_memory) void machine_watch_memory(uint32_t memory, uint64_t begin, uint64_t end) {
+  if (memory >= machine_memories()) return;
   wanted.memory = memory;
   wanted.begin = begin;
   wanted.end = end;
@@ -161,10 +173,31 @@ EXPORT(run) uint32_t machine_run(uint64_t most) {
   }
 }
 
-/* The host call is made: its result, if it has one. */
-EXPORT(host_return) void machine_host_return(uint64_t result) {
-  call_slots[0] = result;
+/* A result in the form of its type; false if it is no value of it. */
+static bool result_of_type(wsr_type type, uint64_t *bits) {
+  const bool narrow = type == WSR_I32 || type == WSR_F32;
+  if (narrow && *bits >> 32 == UINT32_MAX) *bits = (uint32_t)*bits; /* a negative number */
+  return wsr_value_fits(inner.store, type, *bits) != 0;
+}
+
+/* The host call is made: its result, if it has one; others are zero or null. Returns 0, and the
+ * call is not made, if a result is no value of its type. */
+EXPORT(host_return) uint32_t machine_host_return(uint64_t result) {
+  wsr_function_view view;
+  wsr_function(inner.store, called, &view);
+  for (uint32_t i = 0; i < view.type.n_results; i++) {
+    uint64_t bits = i ? 0 : result;
+    if (!result_of_type(view.type.results[i], &bits)) return 0;
+  }
+  for (uint32_t i = 0, slot = 0; i < view.type.n_results; i++) {
+    uint64_t bits = i ? 0 : result;
+    result_of_type(view.type.results[i], &bits);
+    call_slots[slot] = bits;
+    if (wsr_slots(view.type.results[i]) > 1) call_slots[slot + 1] = 0;
+    slot += wsr_slots(view.type.results[i]);
+  }
   wsr_host_return(inner.store);
+  return 1;
 }
 
 /* The host call is to be made again: the program stands before it. */
@@ -176,12 +209,6 @@ EXPORT(host_retry) void machine_host_retry(void) {
 EXPORT(trap) uint32_t machine_trap(void) { return ended_with; }
 
 /* ---- looking ---- */
-
-EXPORT(memories) uint32_t machine_memories(void) {
-  wsr_store_counts counts;
-  wsr_store_count(inner.store, &counts);
-  return counts.memories;
-}
 
 EXPORT(memory_data) uint8_t *machine_memory_data(uint32_t address) {
   wsr_memory_view view;
@@ -217,14 +244,14 @@ EXPORT(addresses) void machine_addresses(uint32_t instance) {
   put_addresses(one->globals, one->module->n.globals);
 }
 
-/* Frames, outermost first: instance, function, offset, locals, operands, then types, padded to 8,
- * then slots, and for each local whether it can still be read. */
-EXPORT(frames) void machine_frames(void) {
+/* The frames from a number on, outermost first: instance, function, offset, locals, operands, then
+ * types, padded to 8, then slots, and for each local whether it can still be read. */
+EXPORT(frames) void machine_frames(uint32_t first) {
   answer.size = 0;
   const uint32_t n = wsr_frame_count(inner.store);
-  put_u32(&answer, n);
+  put_u32(&answer, first < n ? n - first : 0);
   put_u32(&answer, 0);
-  for (uint32_t i = 0; i < n; i++) {
+  for (uint32_t i = first; i < n; i++) {
     wsr_frame_view view;
     if (!wsr_view_frame(inner.store, i, 1, &view)) fail(1, "there is too little memory");
     static const uint8_t zeros[8];
@@ -296,37 +323,64 @@ typedef struct {
 } last_memory;
 static last_memory *last;
 
-static void grow_last(uint32_t memory, size_t size) {
-  if (size <= last[memory].size) return;
+static bool grow_last(uint32_t memory, size_t size) {
+  if (size <= last[memory].size) return true;
   uint8_t *const grown = realloc(last[memory].data, size);
-  if (!grown) fail(1, "there is too little memory to step backwards");
+  if (!grown) return false;
   memset(grown + last[memory].size, 0, size - last[memory].size);
   last[memory] = (last_memory){grown, size};
+  return true;
 }
 
-/* Call `take` for each page that differs from the last kept state. */
-static void each_difference(void (*take)(uint32_t memory, uint32_t page, uint8_t *now,
-                                         uint8_t *then)) {
+/* Which pages differ from the last kept state: a flag for each, memory after memory. */
+static uint8_t *differing;
+static size_t room_differing;
+
+/* Find them, and count them. False if there is too little memory, and nothing has changed. Where
+ * the memories are as large as in a kept state, there is room. */
+static bool find_differences(size_t *count) {
+  size_t pages = 0;
+  for (uint32_t memory = 0; memory < machine_memories(); memory++) {
+    if (!grow_last(memory, machine_memory_size(memory))) return false;
+    pages += machine_memory_size(memory) / WSR_PAGE;
+  }
+  if (pages > room_differing) {
+    uint8_t *const grown = realloc(differing, pages);
+    if (!grown) return false;
+    differing = grown;
+    room_differing = pages;
+  }
+  *count = 0;
+  uint8_t *flags = differing;
   for (uint32_t memory = 0; memory < machine_memories(); memory++) {
     const size_t size = machine_memory_size(memory);
+    *count +=
+        wsr_page_differences(machine_memory_data(memory), last[memory].data, size, WSR_PAGE, flags);
+    flags += size / WSR_PAGE;
+  }
+  return true;
+}
+
+/* Call `take` for each page that was found. */
+static void each_difference(void (*take)(uint32_t memory, uint32_t page, uint8_t *now,
+                                         uint8_t *then)) {
+  const uint8_t *flag = differing;
+  for (uint32_t memory = 0; memory < machine_memories(); memory++) {
     uint8_t *const data = machine_memory_data(memory);
-    grow_last(memory, size);
-    const size_t pages = size / WSR_PAGE;
-    uint8_t *const differs = allocate(pages, 1);
-    wsr_page_differences(data, last[memory].data, size, WSR_PAGE, differs);
+    const size_t pages = machine_memory_size(memory) / WSR_PAGE;
     for (size_t page = 0; page < pages; page++)
-      if (differs[page])
+      if (*flag++)
         take(memory, (uint32_t)page, data + page * WSR_PAGE, last[memory].data + page * WSR_PAGE);
-    free(differs);
   }
 }
 
-static buffer old_pages, old_bytes;
+static old_page *next_old;
+static uint8_t *next_bytes;
 
 static void note_old(uint32_t memory, uint32_t page, uint8_t *now, uint8_t *then) {
-  put_u32(&old_pages, memory);
-  put_u32(&old_pages, page);
-  put_bytes(&old_bytes, then, WSR_PAGE);
+  *next_old++ = (old_page){memory, page};
+  memcpy(next_bytes, then, WSR_PAGE);
+  next_bytes += WSR_PAGE;
   memcpy(then, now, WSR_PAGE);
 }
 
@@ -336,26 +390,51 @@ static void put_back(uint32_t memory, uint32_t page, uint8_t *now, uint8_t *then
   memcpy(now, then, WSR_PAGE);
 }
 
-/* Keep this state as the next one. Returns the bytes that it takes. */
+/* Room for old pages; false without memory. */
+static bool make_room(kept_state *of, size_t count) {
+  of->n_old = (uint32_t)count;
+  of->old = malloc(count * sizeof *of->old + 1);
+  of->bytes = malloc(count * WSR_PAGE + 1);
+  if (of->old && of->bytes) return true;
+  free(of->old);
+  free(of->bytes);
+  return false;
+}
+
+static uint64_t kept_bytes; /* of old pages */
+
+EXPORT(kept_bytes) uint64_t machine_kept_bytes(void) { return kept_bytes; }
+
+/* Keep this state as the next one. Returns 0 if there is too little memory; then nothing has
+ * changed.
+ */
 EXPORT(keep) uint32_t machine_keep(void) {
   if (!last) last = allocate(machine_memories() + 1, sizeof *last);
   if (n_kept == room_kept) {
-    room_kept = room_kept * 2 + 16;
-    kept = realloc(kept, room_kept * sizeof *kept);
-    if (!kept) fail(1, "there is too little memory to step backwards");
+    const uint32_t room = room_kept * 2 + 16;
+    kept_state *const grown = realloc(kept, room * sizeof *kept);
+    if (!grown) return 0;
+    kept = grown;
+    room_kept = room;
   }
-  wsr_error error;
-  kept_state *const one = kept + n_kept++;
-  *one = (kept_state){
+  size_t count;
+  if (!find_differences(&count)) return 0;
+  kept_state one = {
       .count = program_executed(&inner), .next = inner.next, .result_of = inner.result_of};
-  one->store = wsr_store_copy(inner.store, 0, &error);
-  if (!one->store) fail(1, "there is too little memory to step backwards");
-  old_pages = old_bytes = (buffer){0};
+  if (!make_room(&one, count)) return 0;
+  wsr_error error;
+  one.store = wsr_store_copy(inner.store, 0, &error);
+  if (!one.store) {
+    free(one.old);
+    free(one.bytes);
+    return 0;
+  }
+  next_old = one.old;
+  next_bytes = one.bytes;
   each_difference(note_old);
-  one->n_old = (uint32_t)(old_pages.size / sizeof *one->old);
-  one->old = (old_page *)(void *)old_pages.data;
-  one->bytes = old_bytes.data;
-  return (uint32_t)(old_pages.size + old_bytes.size);
+  kept_bytes += (uint64_t)count * WSR_PAGE;
+  kept[n_kept++] = one;
+  return 1;
 }
 
 EXPORT(kept) uint32_t machine_kept(void) { return n_kept; }
@@ -365,6 +444,7 @@ static void forget_last(void) {
   for (uint32_t i = 0; i < one->n_old; i++)
     memcpy(last[one->old[i].memory].data + (size_t)one->old[i].page * WSR_PAGE,
            one->bytes + (size_t)i * WSR_PAGE, WSR_PAGE);
+  kept_bytes -= (uint64_t)one->n_old * WSR_PAGE;
   wsr_store_free(one->store);
   free(one->old);
   free(one->bytes);
@@ -380,40 +460,56 @@ EXPORT(go_back) void machine_go_back(uint32_t number) {
   if (one->count != UNCOUNTED) inner.before = one->count - wsr_executed(inner.store);
   inner.next = one->next;
   inner.result_of = one->result_of;
+  size_t count;
+  if (!find_differences(&count)) fail(1, "there is too little memory to step backwards");
   each_difference(put_back);
   ended_with = 0;
 }
 
-/* Forget a kept state between two others: what differed goes to the one after it. */
-EXPORT(forget) void machine_forget(uint32_t number) {
-  if (!number || number + 1 >= n_kept) fail(1, "there is no kept state between two others");
-  kept_state *const gone = kept + number, *const after = kept + number + 1;
-  /* A page that changed both times has its oldest bytes in `gone`. */
-  buffer pages = {0}, bytes = {0};
-  uint32_t at = 0;
-  for (uint32_t i = 0; i < gone->n_old || at < after->n_old;) {
+/* How two pages are ordered; a missing one is after all others. */
+static int order_of(const old_page *one, const old_page *other) {
+  if (!one || !other) return one ? -1 : 1;
+  if (one->memory != other->memory) return one->memory < other->memory ? -1 : 1;
+  return one->page == other->page ? 0 : one->page < other->page ? -1 : 1;
+}
+
+/* The old pages of two states after one another, as those of one; a page that changed both times
+ * has its oldest bytes in `gone`. Returns how many; with `to` they are written there. */
+static size_t merge(const kept_state *gone, const kept_state *after, const kept_state *to) {
+  size_t count = 0;
+  for (uint32_t i = 0, at = 0; i < gone->n_old || at < after->n_old; count++) {
     const old_page *const one = i < gone->n_old ? gone->old + i : NULL;
     const old_page *const other = at < after->n_old ? after->old + at : NULL;
-    int order = !one ? 1 : !other ? -1 : 0;
-    if (one && other)
-      order = one->memory != other->memory ? (one->memory < other->memory ? -1 : 1)
-              : one->page != other->page   ? (one->page < other->page ? -1 : 1)
-                                           : 0;
-    put_bytes(&pages, order > 0 ? other : one, sizeof *one);
-    put_bytes(&bytes,
-              order > 0 ? after->bytes + (size_t)at * WSR_PAGE : gone->bytes + (size_t)i * WSR_PAGE,
-              WSR_PAGE);
+    const int order = order_of(one, other);
+    if (to) {
+      const uint8_t *const bytes =
+          order > 0 ? after->bytes + (size_t)at * WSR_PAGE : gone->bytes + (size_t)i * WSR_PAGE;
+      to->old[count] = order > 0 ? *other : *one;
+      memcpy(to->bytes + count * WSR_PAGE, bytes, WSR_PAGE);
+    }
     i += order <= 0;
     at += order >= 0;
   }
+  return count;
+}
+
+/* Forget a kept state between two others: what differed goes to the one after it. Returns 0 if
+ * there is too little memory; then nothing has changed. */
+EXPORT(forget) uint32_t machine_forget(uint32_t number) {
+  if (!number || number + 1 >= n_kept) fail(1, "there is no kept state between two others");
+  kept_state *const gone = kept + number, *const after = kept + number + 1;
+  kept_state made = *after;
+  if (!make_room(&made, merge(gone, after, NULL))) return 0;
+  merge(gone, after, &made);
+  kept_bytes += (uint64_t)made.n_old * WSR_PAGE;
+  kept_bytes -= ((uint64_t)gone->n_old + after->n_old) * WSR_PAGE;
   wsr_store_free(gone->store);
   free(gone->old);
   free(gone->bytes);
   free(after->old);
   free(after->bytes);
-  after->old = (old_page *)(void *)pages.data;
-  after->bytes = bytes.data;
-  after->n_old = (uint32_t)(pages.size / sizeof *after->old);
+  *after = made;
   memmove(gone, after, (n_kept - number - 1) * sizeof *kept);
   n_kept--;
+  return 1;
 }

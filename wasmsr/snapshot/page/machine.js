@@ -10,6 +10,7 @@ const PAUSED = OUTCOMES.indexOf("paused");
 const HITS = ["", "position", "return", "write"];
 const EVERY = 4_000_000n; // instructions between two kept states, at least
 const PER_DOUBLING = 16;
+const MOST_KEPT = 1n << 30n; // bytes of old pages in all kept states
 const SLICE = 2_000_000n; // instructions of a search before others may work
 // What the C library imports for its standard streams, which nothing here uses.
 const NO_STREAMS = { fd_close: () => 8, fd_seek: () => 8, fd_write: () => 8 };
@@ -37,6 +38,9 @@ export class Machine {
     this.pending = null; // the host call before which the program stands
     this.answers = new Map(); // answers of host calls, by the count that includes the call
     this.marks = []; // counts of the kept states
+    this.without = 0n; // where there was too little memory to keep a state
+    this.refused = false; // whether an answer was no value of the result's type
+    this.broken = ""; // why this is the program no more
     this.#keep();
   }
 
@@ -50,6 +54,17 @@ export class Machine {
       const bytes = new Uint8Array(this.core.memory.buffer, at, 400);
       const said = new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
       throw new Error(said || String(error), { cause: error });
+    }
+  }
+
+  // Run an export that changes the program. If it ends in the middle, the program is lost.
+  #change(work) {
+    if (this.broken) throw new Error(this.broken);
+    try {
+      return this.#call(work);
+    } catch (error) {
+      this.broken = `${error.message}; the program is lost here, so open the page anew`;
+      throw new Error(this.broken, { cause: error });
     }
   }
 
@@ -76,6 +91,10 @@ export class Machine {
     this.core.leave_position(leave);
     if (this.outcome === "host call" && most) this.outcome = "paused"; // it is made again
     while (this.count < end && this.outcome === "paused" && !this.hit) this.#advance(end, answer);
+    if (this.refused) {
+      this.refused = false;
+      throw new Error("the result is no value of its type");
+    }
     return this.outcome;
   }
 
@@ -92,10 +111,11 @@ export class Machine {
   }
 
   #advance(end, answer) {
-    const due = this.marks.at(-1) + EVERY;
+    const last = this.marks.at(-1);
+    const due = (last > this.without ? last : this.without) + EVERY;
     const stop = due > this.count && due < end ? due : end;
     const before = this.core.executed();
-    const outcome = this.#call(() => this.core.run(stop - this.count)) >>> 0;
+    const outcome = this.#change(() => this.core.run(stop - this.count)) >>> 0;
     this.outcome = OUTCOMES[outcome];
     const count = this.count + this.core.executed() - before;
     if (this.outcome === "host call" && !this.#answered(count, answer)) this.core.host_retry();
@@ -116,15 +136,18 @@ export class Machine {
       const given = answer(this.pending, this);
       if (!given) return false;
       found = { result: given.result ?? 0n, writes: given.writes ?? [] };
-      this.answers.set(count, found);
     }
+    if (!this.#change(() => this.core.host_return(found.result))) {
+      this.refused = true;
+      return false;
+    }
+    this.answers.set(count, found);
     const { memory: bytes } = this.watched;
     for (const one of found.writes) {
       this.memory(one.memory).set(one.bytes, one.offset);
       const [begin, end] = [one.offset, one.offset + one.bytes.length];
       if (bytes && bytes.memory === one.memory && begin < bytes.end && end > bytes.begin) this.hit = "write";
     }
-    this.core.host_return(found.result);
     this.pending = null;
     this.outcome = "paused";
     return true;
@@ -134,20 +157,27 @@ export class Machine {
 
   #keep() {
     if (this.marks.at(-1) === this.count) return;
-    this.#call(() => this.core.keep());
+    const keep = () => this.#call(() => this.core.keep());
+    if (!keep() && !(this.#thin(PER_DOUBLING / 4) && keep())) {
+      if (!this.marks.length) throw new Error("there is too little memory to step backwards");
+      this.without = this.count; // the way back to here is longer, no more
+      return;
+    }
     this.marks.push(this.count);
-    this.#thin();
+    this.#thin(PER_DOUBLING);
+    for (let per = PER_DOUBLING / 2; per >= 1 && this.core.kept_bytes() > MOST_KEPT; per /= 2) this.#thin(per);
   }
 
-  // Forget states that lie closer together than their distance from here needs.
-  #thin() {
+  // Forget states that lie closer together than their distance from here needs, where `per` are for
+  // each doubling. Returns whether there were some.
+  #thin(per) {
+    const before = this.marks.length;
     for (let i = this.marks.length - 2; i > 0; i--) {
       const age = this.count - this.marks[i];
-      if ((this.marks[i + 1] - this.marks[i - 1]) * BigInt(PER_DOUBLING) < age) {
-        this.#call(() => this.core.forget(i));
-        this.marks.splice(i, 1);
-      }
+      if ((this.marks[i + 1] - this.marks[i - 1]) * BigInt(per) >= age) continue;
+      if (this.#call(() => this.core.forget(i))) this.marks.splice(i, 1);
     }
+    return this.marks.length < before;
   }
 
   // Be where the program was after `count` instructions.
@@ -168,8 +198,9 @@ export class Machine {
   }
 
   #return(mark) {
-    this.#call(() => this.core.go_back(mark));
+    this.#change(() => this.core.go_back(mark));
     this.marks.length = mark + 1;
+    this.without = 0n;
     this.count = this.marks[mark];
     this.outcome = "paused";
     this.pending = null;
@@ -220,6 +251,7 @@ export class Machine {
   // ---- looking ----
 
   memory(address = 0) {
+    if (address >= this.memories()) return new Uint8Array();
     const at = this.core.memory_data(address) >>> 0;
     return new Uint8Array(this.core.memory.buffer, at, this.core.memory_size(address) >>> 0);
   }
@@ -228,10 +260,12 @@ export class Machine {
     return this.core.memories();
   }
 
-  // Frames, outermost first: {instance, function, offset, types, values, locals, live}. A value is a
-  // BigInt of its bits; a vector has 128.
-  frames() {
-    this.#call(() => this.core.frames());
+  // The innermost frames, `most` of them, outermost first: {at, instance, function, offset, types,
+  // values, locals, live}. `at` counts from the outermost frame of all. A value is a BigInt of its
+  // bits; a vector has 128.
+  frames(most = Infinity) {
+    const first = Math.max(0, this.core.frame_count() - most);
+    this.#call(() => this.core.frames(first));
     const bytes = this.#answer();
     const view = new DataView(bytes);
     const found = [];
@@ -254,7 +288,7 @@ export class Machine {
       at += 8 * slots;
       const live = [...new Uint8Array(bytes, at, locals)].map(Boolean);
       at += Math.ceil(locals / 8) * 8;
-      found.push({ instance, function: index, offset, locals, types, values, live });
+      found.push({ at: first + found.length, instance, function: index, offset, locals, types, values, live });
     }
     return found;
   }

@@ -81,7 +81,8 @@ void put_bytes(buffer *to, const void *data, size_t size) {
   if (!size) return;
   if (size > SIZE_MAX / 2 - to->size) fail(1, "the state is too large");
   if (to->size + size > to->room) {
-    const size_t room = (to->size + size) * 3 / 2 + 256;
+    const size_t needed = to->size + size; /* at most half of SIZE_MAX, so that room is one too */
+    const size_t room = needed + needed / 2 + 256;
     uint8_t *const grown = realloc(to->data, room);
     if (!grown) fail(1, "the engine has too little memory for the state");
     to->data = grown;
