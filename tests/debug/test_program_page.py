@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +18,8 @@ import pytest
 from tests.debug.browser import SECONDS, Opened, chromium, installed
 from wasmsr import Module, Paused, Snapshot, Store
 from wasmsr.snapshot.format import content_digest
-from wasmsr.snapshot.page.page_file import escaped
+from wasmsr.snapshot.inspect.describe import describe
+from wasmsr.snapshot.page.page_file import escaped, page_file
 from wasmsr.wasi.facade import Wasi
 
 WORK = """(module $work
@@ -89,6 +93,45 @@ def test_escaped_bytes_survive_a_reader_of_html() -> None:
     for byte in at:
         back.append(next(at) ^ 0x40 if byte == ord("=") else byte)
     assert bytes(back) == bytes(range(256))
+
+
+def test_names_do_not_leave_their_places() -> None:
+    """Names of a module are text of one line, and the file has the scripts that it has."""
+
+    def sized(data: bytes) -> bytes:
+        return bytes([len(data)]) + data
+
+    name = "a\u202e</script><!--\u2028\x00".encode()
+    function = b"\x01" + sized(b"\x01\x00" + sized(name))
+    local = b"\x02" + sized(b"\x01\x00\x01\x00" + sized(name))
+    memory = b"\x06" + sized(b"\x01\x00" + sized(name))
+    module_name = b"\x00" + sized(sized(name))
+    section = sized(b"name") + module_name + function + local + memory
+    text = Module.from_text('(module (memory 1) (func (export "run") (local i32) (nop) (nop)))')
+    module = Module(bytes(text.binary) + b"\x00" + sized(section))
+    assert module.names.locals == {0: {0: name.decode()}}, "the names are there"
+    with Store() as store:
+        store.enqueue(store.instantiate(module).function("run"))
+        assert store.run(fuel=1) == Paused("fuel")
+        snapshot = Snapshot.of(store, embed=True)
+    difference = {"title": name.decode(), "tables": [("t", (), [(name.decode(),)])]}
+    page = page_file(
+        snapshot.state,
+        [module],
+        title=name.decode(),
+        description=describe(snapshot.state, [module]),
+        difference=difference,
+    )
+    parts = dict(re.findall(rb'id="part-(\w+)" data-size="\d+">([^<]*)</script>', page))
+    assert set(parts) == {b"about", b"machine", b"head", b"pages"}
+    assert page.count(b"</script") == 5 and page.count(b"<!--") == 0
+    packed = re.sub(rb"=([\s\S])", lambda one: bytes([one[1][0] ^ 0x40]), parts[b"about"])
+    about = json.loads(gzip.decompress(packed))
+    shown = "a\\u202e</script><!--\\u2028\\x00"
+    assert about["title"] == shown and about["memories"] == {"0": shown}
+    assert about["modules"][0]["functions"] == [shown]
+    assert about["modules"][0]["locals"] == {"0": {"0": shown}}
+    assert about["difference"] == {"title": shown, "tables": [["t", [], [[shown]]]]}
 
 
 def test_a_page_needs_a_place_and_its_module(tmp_path: Path) -> None:

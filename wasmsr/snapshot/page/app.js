@@ -1,6 +1,10 @@
 // The page: unpacks the parts of its file, and does what keys and buttons ask.
 
 const FOREVER = 1n << 62n;
+const MOST_WATCHED = 65_536; // bytes
+const MOST_ANSWERS = 1 << 28; // bytes of the answers that the page gives by itself, all in all
+const ANSWER = 500; // bytes of an answer beside what it writes
+const SHOWN_OUTPUT = 200_000; // bytes that are shown
 const PIECE = 2_000_000n; // instructions between two looks at the keys
 // What windows-1252 makes of the bytes 0x80 to 0x9f; the others are themselves.
 const MADE = "\u20ac\x81\u201a\u0192\u201e\u2026\u2020\u2021\u02c6\u2030\u0160\u2039\u0152\x8d\u017d\x8f" +
@@ -74,13 +78,20 @@ class Baseline {
 
   of(memory, page) {
     const place = this.places.get(memory * 2 ** 32 + page);
-    return place === undefined ? null : new BigUint64Array(this.pages.buffer, place * 4096, 512);
+    return place === undefined ? null : new Uint32Array(this.pages.buffer, place * 4096, 1024);
   }
 }
 
 const pause = () => new Promise((go) => setTimeout(go));
 const said = (text) => (byId("said").textContent = text);
-const numberOf = (text) => BigInt(text.trim().replaceAll("_", ""));
+
+function numberOf(text) {
+  try {
+    return BigInt(text.trim().replaceAll("_", ""));
+  } catch {
+    throw new Error(`"${text.slice(0, 40)}" is no whole number; write 4096 or 0x1000`);
+  }
+}
 
 class Debugger {
   constructor(machine, view, about) {
@@ -88,20 +99,33 @@ class Debugger {
     this.view = view;
     this.about = about;
     this.breaks = { position: null, memory: null };
-    this.written = []; // {count, bytes}: output of answered calls
+    this.written = []; // {count, bytes, end}: output of answered calls, and the bytes up to there
+    this.given = 0; // bytes of the answers that the page gave
     this.running = false;
     this.stopping = false;
     this.manual = null; // the answer that a person has given
     const automatic = (kind) => document.querySelector(`[data-kind=${kind}]`).checked;
-    this.host = new HostCalls(about.wasi, about.hosts, automatic);
+    this.host = new HostCalls(about.wasi, about.hosts, automatic, BigInt(about.monotonic));
     this.answer = (call) => this.#answer(call);
   }
 
   #answer(call) {
-    const given = this.manual ?? this.host.answer(call, this.machine);
+    const manual = this.manual;
     this.manual = null;
-    if (given?.output) this.written.push({ count: this.machine.count, bytes: given.output });
-    return given;
+    if (manual) return manual;
+    if (this.given > MOST_ANSWERS) {
+      said("The page keeps no more answers. Give this one, or open the page anew.");
+      return null;
+    }
+    const found = this.host.answer(call, this.machine);
+    if (!found) return null;
+    this.given += ANSWER + (found.output?.length ?? 0);
+    for (const one of found.writes ?? []) this.given += one.bytes.length;
+    if (found.output) {
+      const end = (this.written.at(-1)?.end ?? 0) + found.output.length;
+      this.written.push({ count: this.machine.count, bytes: found.output, end });
+    }
+    return found;
   }
 
   depth() {
@@ -156,7 +180,7 @@ class Debugger {
 
   // Where the innermost frame is in the source, "" where that is not known.
   #line() {
-    const top = this.machine.frames().at(-1);
+    const top = this.machine.frames(1)[0];
     return top ? this.view.sources(top.instance)?.line(top.offset) ?? "" : "";
   }
 
@@ -201,7 +225,7 @@ class Debugger {
 
   // Go back to the call by which the frame below `depth` waits.
   *#toCall(depth) {
-    const frame = this.machine.frames()[depth - 1];
+    const frame = this.machine.frames(this.depth() - depth + 1)[0];
     const all = this.view.code(frame.instance).of(frame.function);
     const call = all.find((one) => one.end === frame.offset);
     const address = this.machine.addresses(frame.instance).functions[frame.function];
@@ -226,7 +250,7 @@ class Debugger {
   position() {
     const text = byId("target").value.trim();
     const kind = byId("kind").value;
-    const top = this.machine.frames().at(-1);
+    const top = this.machine.frames(1)[0];
     const instance = top ? top.instance : 0;
     const code = this.view.code(instance);
     let [index, offset] = [null, null];
@@ -337,16 +361,28 @@ class Debugger {
       byId("host-params").replaceChildren(...rows);
       if (!byId("said").textContent) said(`Host call: ${this.host.name(call)}.`);
     }
-    const count = this.machine.count;
-    const pieces = this.written.filter((one) => one.count < count).map((one) => one.bytes);
-    const output = byId("output");
-    const length = pieces.reduce((sum, one) => sum + one.length, 0);
-    if (Number(output.dataset.length) !== length) {
-      new Blob(pieces).text().then((text) => (output.textContent = text));
-      output.dataset.length = length;
-    }
+    this.#output();
     clearTimeout(this.mapping);
     this.mapping = setTimeout(() => this.running || this.view.map(), 150);
+  }
+
+  // What was written before this moment, the last of it.
+  #output() {
+    const last = this.written.findLastIndex((one) => one.count < this.machine.count);
+    const all = this.written[last]?.end ?? 0;
+    const output = byId("output");
+    if (Number(output.dataset.length ?? 0) === all) return;
+    output.dataset.length = all;
+    const pieces = [];
+    let size = 0;
+    for (let at = last; at >= 0 && size < SHOWN_OUTPUT; at--) {
+      pieces.push(this.written[at].bytes);
+      size += this.written[at].bytes.length;
+    }
+    const cut = size < all ? "...\n" : "";
+    new Blob(pieces.reverse()).text().then((text) => {
+      if (Number(output.dataset.length) === all) output.textContent = cut + text;
+    });
   }
 
   answered() {
@@ -373,12 +409,16 @@ const KEYS = {
 
 function connect(one) {
   const view = one.view;
+  const size = () => one.machine.memory(view.memory).length;
   view.range = () => {
-    const size = Math.max(1, Number(byId("size").value) || 1);
-    return { memory: view.memory, begin: view.address, end: view.address + size };
+    const count = numberOf(byId("size").value);
+    if (count < 1n || count > MOST_WATCHED) throw new Error(`bytes are 1 to ${MOST_WATCHED}`);
+    const end = view.address + Number(count);
+    if (end > size()) throw new Error(`the memory has ${size()} bytes, and these are not in it`);
+    return { memory: view.memory, begin: view.address, end };
   };
   const look = (address) => {
-    view.address = Math.max(0, address);
+    view.address = Math.max(0, Math.min(address, size() - 1));
     byId("address").value = hex(view.address);
     view.shownBytes = null;
     view.hex();
@@ -433,8 +473,13 @@ function connect(one) {
   submit("go", () => act("go"));
   submit("answer", () => one.perform(one.answered()));
   submit("look", () => {
-    view.memory = Number(byId("memory").value);
-    look(Number(numberOf(byId("address").value)));
+    const address = Number(numberOf(byId("address").value));
+    const memory = Number(byId("memory").value);
+    const { length } = one.machine.memory(memory);
+    if (address < 0 || address >= length)
+      throw new Error(`the memory has ${length} bytes, and this is not one of them`);
+    view.memory = memory;
+    look(address);
     view.map();
   });
   submit("find", () => {
@@ -460,6 +505,10 @@ function search(memory, text, from) {
 }
 
 async function open() {
+  if (document.characterSet !== "windows-1252")
+    throw new Error(
+      `a server says that it is in ${document.characterSet}, and it is in windows-1252. Download the file, and open that`,
+    );
   const names = ["about", "machine", "head", "pages"];
   const [told, core, head, pages] = await Promise.all(names.map(unpack));
   const about = JSON.parse(new TextDecoder().decode(told));

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.resources import files
+from itertools import islice
 from typing import Any
 
 from wasmsr.errors import UnportableState, printable
@@ -28,11 +29,14 @@ from wasmsr.snapshot.page import machine_module
 from wasmsr.snapshot.runnable.outgoing import plain_program
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.wasi.preview1.functions import FUNCTIONS
+from wasmsr.wasi.state import checked_state
 
 SCRIPTS = ("machine.js", "hostcalls.js", "disassembler.js", "sources.js", "view.js", "app.js")
 """The script of the page, in this order."""
 LONGEST = 4000
 """Characters of a cell that are shown."""
+MOST_ROWS = 2001
+"""Rows of a table that the page gets; it shows one less."""
 _ESCAPED = re.compile(rb"[\0\r<=]")
 _EXPORT = re.compile(r"^export ", re.MULTILINE)
 
@@ -73,6 +77,7 @@ def page_file(
     # A person or the page answers host calls, so files and streams stay where they are.
     alone = replace(state, wasi=None, files=None)
     program = plain_program(alone, [bytes(one.binary) for one in known], any_host=True)
+    names = SnapshotNames(state, known)
     about = {
         "title": printable(title),
         "modules": [
@@ -82,14 +87,20 @@ def page_file(
             one.address: {"module": printable(one.module), "name": printable(one.name)}
             for one in state.host_functions
         },
-        "globals": SnapshotNames(state, known).globals,
-        "memories": SnapshotNames(state, known).memories,
+        "globals": _names(names.globals),
+        "memories": _names(names.memories),
+        # As text: a number of JavaScript has 53 bits.
+        "monotonic": str(checked_state.read(state.wasi).monotonic if state.wasi else 0),
         "wasi": [(row.name, row.parameters()) for row in FUNCTIONS],
         "instructions": {
             code: (row.name.removesuffix(" t"), row.immediates) for code, row in BY_CODE.items()
         },
         "saved": _cells(blocks_of(description)),
-        "difference": difference,
+        "difference": difference
+        and {
+            "title": printable(difference["title"]),
+            "tables": _cells(difference["tables"]),
+        },
         "warnings": list(warnings),
     }
     parts = {
@@ -104,17 +115,24 @@ def page_file(
 def _about_module(module: Module, debug: Mapping[str, Any] | None) -> dict[str, Any]:
     names = [printable(module.function_name(index)) for index in range(module.function_count)]
     return {
-        "name": module.name,
         "imported": module.imported_functions,
         "functions": names,
-        "locals": module.names.locals,
+        "locals": {index: _names(found) for index, found in module.names.locals.items()},
         "debug": debug,
     }
 
 
+def _names(names: Mapping[int, str]) -> dict[int, str]:
+    return {number: printable(name) for number, name in names.items()}
+
+
 def _cells(blocks: Any) -> list[Any]:
     return [
-        (title, list(headings), [[printable(cell, LONGEST) for cell in row] for row in rows])
+        (
+            title,
+            list(headings),
+            [[printable(cell, LONGEST) for cell in row] for row in islice(rows, MOST_ROWS)],
+        )
         for title, headings, rows in blocks
     ]
 

@@ -25,6 +25,25 @@ export function row(cells, more = {}) {
   return made;
 }
 
+// The first rows of a table, and how many more there are.
+function rowsOf(count, make) {
+  const rows = Array.from({ length: Math.min(count, MOST_ROWS) }, (_, at) => make(at));
+  if (count > MOST_ROWS) rows.push(row([`and ${count - MOST_ROWS} more`]));
+  return rows.length ? rows : [row(["none"])];
+}
+
+// Do what makes parts of the page anew. The focus stays on what it was on, or on what is like it.
+function keepingFocus(work) {
+  const had = document.activeElement;
+  const around = had?.closest("#frames, #code, #ranges");
+  work();
+  if (!around || had.isConnected) return;
+  const [name, value] = Object.entries(had.dataset)[0] ?? ["none", ""];
+  const same = around.querySelector(`[data-${name}="${value}"]`) ?? around.querySelector("[aria-current] button");
+  (same ?? around.closest("[tabindex]"))?.focus();
+}
+
+const decimal = (number) => (Object.is(number, -0) ? "-0" : String(number));
 const bits = new DataView(new ArrayBuffer(16));
 
 // A value of a type as text: signed numbers, floats, references.
@@ -32,8 +51,8 @@ export function valueText(type, value, functionName) {
   if (type === 0x7f) return `${BigInt.asIntN(32, value)}  ${hex(BigInt.asUintN(32, value))}`;
   if (type === 0x7e) return `${BigInt.asIntN(64, value)}  ${hex(value)}`;
   bits.setBigUint64(0, BigInt.asUintN(64, value), true);
-  if (type === 0x7d) return String(bits.getFloat32(0, true));
-  if (type === 0x7c) return String(bits.getFloat64(0, true));
+  if (type === 0x7d) return decimal(bits.getFloat32(0, true));
+  if (type === 0x7c) return decimal(bits.getFloat64(0, true));
   if (type === 0x7b) return "0x" + value.toString(16).padStart(32, "0");
   if (value === 0n) return "null";
   return type === 0x70 ? functionName(Number(value - 1n)) : `reference ${value - 1n}`;
@@ -46,6 +65,7 @@ export class View {
     this.codes = codes; // a disassembler for each module
     this.debug = about.modules.map(({ debug }) => (debug ? new Sources(debug) : undefined));
     this.baseline = baseline; // {of(memory, page): bytes or null} of the saved state
+    this.named = new Map(); // functions by address
     this.chosen = null; // the frame that is shown, null for the innermost
     this.address = 0;
     this.memory = 0;
@@ -65,10 +85,17 @@ export class View {
   }
 
   addressName(address) {
+    if (!this.named.has(address)) this.named.set(address, this.#findName(address));
+    return this.named.get(address);
+  }
+
+  #findName(address) {
     const host = this.about.hosts[address];
     if (host) return `${host.module}.${host.name}`;
-    for (let number = 0; number < this.machine.core.instances(); number++) {
-      const index = this.machine.addresses(number).functions.indexOf(address);
+    const count = this.machine.core.instances();
+    this.functions ??= Array.from({ length: count }, (_, at) => this.machine.addresses(at).functions);
+    for (let number = 0; number < count; number++) {
+      const index = this.functions[number].indexOf(address);
       if (index >= 0) return this.module(number).functions[index] ?? `function ${index}`;
     }
     return `function ${address}`;
@@ -81,12 +108,17 @@ export class View {
 
   // The frame that is shown, and whether it waits for a callee.
   frame(frames) {
-    const at = this.chosen === null ? frames.length - 1 : Math.min(this.chosen, frames.length - 1);
-    return { at, one: frames[at], waiting: at < frames.length - 1 };
+    const last = frames.length - 1;
+    const at = this.chosen === null ? last : Math.max(0, Math.min(this.chosen - (frames[0]?.at ?? 0), last));
+    return { at, one: frames[at], waiting: at < last };
   }
 
   show() {
-    const frames = this.machine.frames();
+    keepingFocus(() => this.#show());
+  }
+
+  #show() {
+    const frames = this.machine.frames(MOST_ROWS);
     const { at, one, waiting } = this.frame(frames);
     this.#where(frames);
     this.#frames(frames, at);
@@ -108,10 +140,9 @@ export class View {
 
   #frames(frames, chosen) {
     const rows = [];
-    const least = Math.max(0, frames.length - MOST_ROWS);
-    for (let at = frames.length - 1; at >= least; at--) {
+    for (let at = frames.length - 1; at >= 0; at--) {
       const one = frames[at];
-      const name = element("button", this.functionName(one), { type: "button", "data-frame": at });
+      const name = element("button", this.functionName(one), { type: "button", "data-frame": one.at });
       const place = at < frames.length - 1 ? one.offset - 1 : one.offset;
       const known = this.sources(one.instance)?.functions(place) ?? [];
       for (const inlined of known.slice(0, -1))
@@ -121,6 +152,7 @@ export class View {
       if (at === chosen) made.setAttribute("aria-current", "true");
       rows.push(made);
     }
+    if (frames[0]?.at) rows.push(row([`and ${frames[0].at} more`]));
     byId("frames").replaceChildren(...rows);
     const sources = this.debug.some(Boolean);
     for (const one of document.querySelectorAll("#stack th.source, #stack td:nth-child(4)"))
@@ -128,21 +160,18 @@ export class View {
   }
 
   #values(one) {
-    const rows = [];
-    if (one) {
-      const names = this.module(one.instance).locals[one.function] ?? {};
-      one.types.forEach((type, at) => {
-        const local = at < one.locals;
-        const name = local ? names[at] ?? `local ${at}` : `operand ${at - one.locals}`;
-        const dead = local && !one.live[at];
-        const text = dead
-          ? element("span", "no value: it is not read again", { class: "soft" })
-          : valueText(type, one.values[at], (address) => this.addressName(address));
-        rows.push(row([name, typeName(type), text]));
-      });
-    }
-    if (!rows.length) rows.push(row(["none"]));
-    byId("values").replaceChildren(...rows.slice(0, MOST_ROWS));
+    const names = one ? this.module(one.instance).locals[one.function] ?? {} : {};
+    const rows = rowsOf(one ? one.types.length : 0, (at) => {
+      const type = one.types[at];
+      const local = at < one.locals;
+      const name = local ? names[at] ?? `local ${at}` : `operand ${at - one.locals}`;
+      const dead = local && !one.live[at];
+      const text = dead
+        ? element("span", "no value: it is not read again", { class: "soft" })
+        : valueText(type, one.values[at], (address) => this.addressName(address));
+      return row([name, typeName(type), text]);
+    });
+    byId("values").replaceChildren(...rows);
   }
 
   #variables(one, waiting) {
@@ -160,8 +189,7 @@ export class View {
       memory,
     };
     const none = () => element("span", "no value here", { class: "soft" });
-    const rows = (found) =>
-      found.slice(0, MOST_ROWS).map(({ name, type, text }) => row([name, type, text ?? none()]));
+    const rows = (found) => found.map(({ name, type, text }) => row([name, type, text ?? none()]));
     const [inside, outside] = [rows(sources.variables(state)), rows(sources.globals(state))];
     byId("variable-rows").replaceChildren(...inside, ...outside);
   }
@@ -193,15 +221,16 @@ export class View {
   }
 
   #globals() {
-    const rows = this.machine.globals().map(({ type, mutable, value }, at) => {
-      const said = typeName(type) + (mutable ? "" : ", constant");
+    const all = this.machine.globals();
+    const rows = rowsOf(all.length, (at) => {
+      const { type, mutable, value } = all[at];
       return row([
         this.about.globals[at] ?? `global ${at}`,
-        said,
+        typeName(type) + (mutable ? "" : ", constant"),
         valueText(type, value, (address) => this.addressName(address)),
       ]);
     });
-    byId("globals").replaceChildren(...(rows.length ? rows.slice(0, MOST_ROWS) : [row(["none"])]));
+    byId("globals").replaceChildren(...rows);
   }
 
   #memoryChoices() {
@@ -217,7 +246,8 @@ export class View {
     const place = byId("hex");
     if (!this.machine.memories()) return place.replaceChildren("no memory");
     const memory = this.machine.memory(this.memory);
-    const from = Math.max(0, Math.min(this.address, memory.length - 1)) & ~15;
+    const within = Math.max(0, Math.min(this.address, memory.length - 1));
+    const from = within - (within % 16);
     const bytes = memory.slice(from, from + 16 * ROWS);
     const before = this.shownBytes;
     const same = before && before.memory === this.memory ? before : { from: 0, bytes: [] };
@@ -249,14 +279,14 @@ export class View {
     const memory = this.machine.memory(this.memory);
     const pages = memory.length / PAGE;
     const kinds = new Uint8Array(pages);
-    const words = new BigUint64Array(memory.buffer, memory.byteOffset, memory.length / 8);
-    const each = PAGE / 8;
+    const words = new Uint32Array(memory.buffer, memory.byteOffset, memory.length / 4);
+    const each = PAGE / 4;
     for (let page = 0; page < pages; page++) {
       const old = this.baseline.of(this.memory, page);
       for (let at = 0; at < each; at++) {
         const word = words[page * each + at];
         if (word) kinds[page] |= 1;
-        if (word !== (old ? old[at] : 0n)) kinds[page] |= 2;
+        if (word !== (old ? old[at] : 0)) kinds[page] |= 2;
         if (kinds[page] & 2) break;
       }
     }
@@ -289,14 +319,18 @@ export class View {
   #ranges(kinds) {
     const rows = [];
     const said = (kind) => (kind & 2 ? "changed" : kind & 1 ? "data" : "zeros");
-    for (let from = 0; from < kinds.length && rows.length < MOST_ROWS; ) {
+    for (let from = 0; from < kinds.length; ) {
+      if (rows.length === MOST_ROWS) {
+        rows.push(row(["and more"]));
+        break;
+      }
       let to = from;
       while (to < kinds.length && said(kinds[to]) === said(kinds[from])) to++;
       const start = element("button", hex(from * PAGE), { type: "button", "data-address": from * PAGE });
       rows.push(row([start, hex(to * PAGE - 1), said(kinds[from])]));
       from = to;
     }
-    byId("ranges").replaceChildren(...rows);
+    keepingFocus(() => byId("ranges").replaceChildren(...rows));
   }
 
   tables(place, blocks) {
@@ -313,6 +347,7 @@ export class View {
       }
       const body = element("tbody");
       body.append(...rows.slice(0, MOST_ROWS).map((cells) => row(cells)));
+      if (rows.length > MOST_ROWS) body.append(row(["and more"]));
       table.append(body);
       place.append(table);
     }
