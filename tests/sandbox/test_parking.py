@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +76,46 @@ def test_only_one_of_two_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         wasmsr.Sandbox.wake(tmp_path / "store", "one")
 
 
+def test_one_that_was_parked_again_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While this one has read the state, another one wakes it, and parks what has become of it."""
+    from wasmsr.sandbox.states import parking
+
+    store = tmp_path / "store"
+    wasmsr.Sandbox.python().park(store, "one")
+    read = parking.fetched
+
+    def late(*given: object) -> object:
+        found = read(*given)  # type: ignore[arg-type]
+        monkeypatch.setattr(parking, "fetched", read)
+        other = wasmsr.Sandbox.wake(store, "one")
+        other.run("x = 5")
+        other.park(store, "one")
+        return found
+
+    monkeypatch.setattr(parking, "fetched", late)
+    with pytest.raises(wasmsr.SnapshotError, match="somebody else"):
+        wasmsr.Sandbox.wake(store, "one")
+    with wasmsr.Sandbox.wake(store, "one") as woken:
+        assert text(woken.run("x")) == "5"
+
+
+def test_nobody_runs_what_is_being_parked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is busy until it is closed, so no other thread goes on with what the store has."""
+    sandbox = wasmsr.Sandbox.python()
+    seen: list[str] = []
+    close = wasmsr.Sandbox.close
+
+    def watched(one: wasmsr.Sandbox) -> None:
+        seen.append(one.status)
+        close(one)
+
+    monkeypatch.setattr(wasmsr.Sandbox, "close", watched)
+    sandbox.park(tmp_path / "store", "one")
+    assert (seen, sandbox.status) == (["running"], "closed")
+
+
 def test_many_parked_ones_share_their_pages(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path / "store", create=True)
     wasmsr.Sandbox.python().park(store, "first")
@@ -97,3 +139,34 @@ def test_it_is_parked_and_woken_by_a_loop(tmp_path: Path) -> None:
             return text(await woken.run("x"))
 
     assert asyncio.run(work()) == "5"
+
+
+def test_a_wake_that_is_cancelled_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, wake = tmp_path / "store", wasmsr.Sandbox.wake
+
+    async def work() -> None:
+        sandbox = await wasmsr.AsyncSandbox.python()
+        await sandbox.run("x = 5")
+        await sandbox.park(store, "one")
+        loop, taken, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+        def late(*given: Any, **named: Any) -> wasmsr.Sandbox:
+            made = wake(*given, **named)
+            loop.call_soon_threadsafe(taken.set)
+            go_on.wait()
+            return made
+
+        monkeypatch.setattr(wasmsr.Sandbox, "wake", late)
+        task = asyncio.create_task(wasmsr.AsyncSandbox.wake(store, "one"))
+        await taken.wait()
+        task.cancel()
+        await asyncio.wait({task}, timeout=0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(work())
+    with wake(store, "one") as woken:
+        assert text(woken.run("x")) == "5"

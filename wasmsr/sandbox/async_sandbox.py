@@ -7,6 +7,7 @@ import concurrent.futures
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from wasmsr.sandbox.guests import WORK
@@ -246,13 +247,25 @@ class AsyncSandbox:
         tools: Tools = (),
         limits: SandboxLimits | None = None,
     ) -> AsyncSandbox:
-        """Return a sandbox that was parked; see `Sandbox.wake`."""
+        """Return a sandbox that was parked; see `Sandbox.wake`.
+
+        If the task is cancelled, the sandbox is parked again under its name.
+        """
         loops = _Loop()
         given = loops.tools(tools)
-        made = await asyncio.to_thread(
-            Sandbox.wake, store, name, mounts=mounts, tools=given, limits=limits
+        work = asyncio.ensure_future(
+            asyncio.to_thread(Sandbox.wake, store, name, mounts=mounts, tools=given, limits=limits)
         )
-        return cls(made, loops)
+        try:
+            return cls(await asyncio.shield(work), loops)
+        except asyncio.CancelledError:
+            await _settled(work)
+            if not work.cancelled() and work.exception() is None:
+                # It is out of the store, and nobody would have it.
+                back = asyncio.ensure_future(asyncio.to_thread(work.result().park, store, name))
+                await _settled(back)
+                back.result()
+            raise
 
     async def close(self) -> None:
         """Give back everything."""
@@ -281,6 +294,13 @@ class AsyncSandbox:
             if not work.cancelled():
                 work.exception()  # it is known; the caller is not there any more
             raise
+
+
+async def _settled(work: asyncio.Future[Any]) -> None:
+    """Wait for what a thread does, however often the waiting task is cancelled."""
+    while not work.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({work})
 
 
 class _Loop:

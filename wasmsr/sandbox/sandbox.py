@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from wasmsr.sandbox.call import PendingCall, value_of
 from wasmsr.sandbox.driving import CallDriver
 from wasmsr.sandbox.guests import WORK, javascript_guest, python_guest
-from wasmsr.sandbox.machine import Machine
+from wasmsr.sandbox.machine import Machine, store_limits
 from wasmsr.sandbox.results import (
     Completions,
     SandboxError,
@@ -316,17 +316,19 @@ class Sandbox(CallDriver):
         """
         with self._used():
             moment = self._machine.history.take()
+            made: list[Sandbox] = []
             try:
-                machines = [
-                    self._machine.fork(moment, self.limits, in_call=self._call is not None)
-                    for _ in range(count)
-                ]
+                for _ in range(count):
+                    in_call = self._call is not None
+                    machine = self._machine.fork(moment, self.limits, in_call=in_call)
+                    call = copy.deepcopy(self._call)
+                    made.append(Sandbox(machine, tools=self._tools, limits=self.limits, call=call))
+            except BaseException:
+                for one in made:
+                    one.close()
+                raise
             finally:
                 self._machine.history.drop(moment)
-            made = []
-            for machine in machines:
-                call = copy.deepcopy(self._call)
-                made.append(Sandbox(machine, tools=self._tools, limits=self.limits, call=call))
             return made
 
     def save(self, path: str | os.PathLike[str]) -> int:
@@ -363,7 +365,8 @@ class Sandbox(CallDriver):
             SnapshotError: It is no sandbox, or one of another version of the guest.
             MissingPackageError: The guest's package is not installed.
         """
-        return cls._of_state(Snapshot.load(path).state, mounts, tools, limits)
+        most = None if limits is None else store_limits(limits)
+        return cls._of_state(Snapshot.load(path, limits=most).state, mounts, tools, limits)
 
     def park(self, store: StoreName, name: str) -> None:
         """Put the sandbox into a store of snapshots, and close it; its snapshots are forgotten.
@@ -380,9 +383,9 @@ class Sandbox(CallDriver):
         """
         from wasmsr.sandbox.states.parking import put_away
 
-        with self._used():
+        with self._used():  # until it is closed: no other thread may go on with what was stored
             put_away(self._machine.state(self._call, self.limits), store, name)
-        self.close()
+            self.close()
 
     @classmethod
     def wake(
@@ -409,9 +412,10 @@ class Sandbox(CallDriver):
         """
         from wasmsr.sandbox.states.parking import fetched, take_out
 
-        made = cls._of_state(fetched(store, name), mounts, tools, limits)
+        state, root = fetched(store, name)
+        made = cls._of_state(state, mounts, tools, limits)
         try:
-            take_out(store, name)
+            take_out(store, name, root)
         except BaseException:
             made.close()
             raise

@@ -170,6 +170,12 @@ def test_what_is_in_the_way(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
         place.write("names/x y.manifest", b"x")
         assert time.monotonic() - place._marked < 5, "it was renewed"
     store.put(source, "a")
+    s3.pipe_file(f"{BUCKET}/deep/store/locks/names-x", b"1")
+    store.put(source, "b")
+    with pytest.raises(SnapshotError, match="another command"):  # it removes a name, too
+        store.remove("b")
+    s3.rm_file(f"{BUCKET}/deep/store/locks/names-x")
+    store.remove("b")
     for content, kind in ((b"wasmsr store 9\n", VersionError), (b"what", FormatError)):
         s3.pipe_file(f"{BUCKET}/deep/store/format", content)
         with pytest.raises(kind):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from wasmsr.snapshot.checkpoints.folder import CheckpointFolder
 from wasmsr.snapshot.format import encode, save_pieces
 from wasmsr.snapshot.store import catalogue
 from wasmsr.snapshot.store.catalogue import Catalogue
+from wasmsr.snapshot.store.folder import StoreFolder
 from wasmsr.snapshot.store.pack import (
     ENTRY,
     INDEX_LIMIT,
@@ -248,6 +251,48 @@ def test_names(store: SnapshotStore, tmp_path: Path) -> None:
     for call in (lambda: store.get("none", "x"), lambda: store.remove("none")):
         with pytest.raises(SnapshotError, match="no snapshot with the name"):
             call()
+
+
+def test_a_name_is_removed_once(
+    store: SnapshotStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where all who remove it look for it at the same moment."""
+    store.put(saved(tmp_path / "a.bin", random_memory(1)), "a")
+    size, found = StoreFolder.size, []
+
+    def slow(folder: StoreFolder, name: str) -> int | None:
+        seen = size(folder, name)
+        time.sleep(0.1)  # only so that the others have looked, too
+        return seen
+
+    def work() -> None:
+        try:
+            SnapshotStore(store.folder.path).remove("a")
+        except SnapshotError:
+            found.append("gone")
+        else:
+            found.append("removed")
+
+    monkeypatch.setattr(StoreFolder, "size", slow)
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert sorted(found) == ["gone", "gone", "removed"]
+
+
+def test_a_name_is_removed_with_its_own_snapshot_only(store: SnapshotStore, tmp_path: Path) -> None:
+    first = store.put(saved(tmp_path / "a.bin", random_memory(1)), "a").root
+    store.remove("a")
+    second = store.put(saved(tmp_path / "b.bin", random_memory(2)), "a").root
+    with pytest.raises(SnapshotError, match="another snapshot"):
+        store.remove("a", root=first)
+    assert store.names() == ["a"]
+    store.remove("a", root=second)
+    with pytest.raises(SnapshotError, match="no snapshot with the name"):
+        store.remove("a", root=second)
+    assert complete(store)
 
 
 def test_outputs_that_are_refused(store: SnapshotStore, tmp_path: Path) -> None:

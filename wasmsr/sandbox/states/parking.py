@@ -25,22 +25,28 @@ def put_away(state: SnapshotState, store: StoreName, name: str) -> None:
         _open(store, create=True).put(path, name)
 
 
-def fetched(store: StoreName, name: str) -> SnapshotState:
-    """Return the state that a name has. Raises SnapshotError."""
+def fetched(store: StoreName, name: str) -> tuple[SnapshotState, bytes]:
+    """Return the state that a name has, and its root digest. Raises SnapshotError."""
     with tempfile.TemporaryDirectory(prefix="wasmsr-wake-") as folder:
         path = Path(folder) / "state"
-        _open(store).get(name, str(path))
-        return Snapshot.load(path).state
+        root = _open(store).get(name, str(path)).root
+        return Snapshot.load(path).state, root
 
 
-def take_out(store: StoreName, name: str) -> None:
+def take_out(store: StoreName, name: str, root: bytes) -> None:
     """Remove a name, so that nobody gets its state again.
 
+    Args:
+        store: The store.
+        name: The name.
+        root: The root digest of the state that was read. Another one may have the name by now: it
+            was parked by whoever has woken ours.
+
     Raises:
-        SnapshotError: It is gone: somebody else has taken it.
+        SnapshotError: The state is gone: somebody else has taken it.
     """
     try:
-        _open(store).remove(name)
+        _open(store).remove(name, root=root)
     except SnapshotError as error:
         raise SnapshotError(f"the sandbox {name} was woken by somebody else: {error}") from error
 

@@ -104,11 +104,19 @@ class StoreFolder:
                 number = os.open(self.place("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             except OSError:  # a store that may only be read
                 number = os.open(self.place("lock"), os.O_RDONLY | os.O_CLOEXEC)
+        names = None
         try:
             with self._told("lock", "lock"):
                 fcntl.flock(number, fcntl.LOCK_EX if mode == "alone" else fcntl.LOCK_SH)
+            if mode == "names":
+                with self._told("lock", NAMES):
+                    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+                    names = os.open(self.place(f"{NAMES}/.lock"), flags, 0o666)
+                    fcntl.flock(names, fcntl.LOCK_EX)
             yield
         finally:
+            if names is not None:
+                os.close(names)
             os.close(number)
 
     def listed(self, folder: str, suffix: str) -> list[str]:

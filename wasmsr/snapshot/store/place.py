@@ -13,8 +13,9 @@ PACKS = "packs"
 """The folder of packs and indexes."""
 NAMES = "names"
 """The folder of manifests."""
-LockMode = Literal["read", "write", "alone"]
-"""What a lock is for. Only `alone`, for the removal of pieces, excludes the others."""
+LockMode = Literal["read", "write", "names", "alone"]
+"""What a lock is for. `alone`, for the removal of pieces, excludes all others. `names`, for the
+removal of a name, excludes itself: of two that remove one name, the second finds it gone."""
 
 
 class StorePlace(Protocol):

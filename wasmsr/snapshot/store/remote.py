@@ -287,5 +287,9 @@ class RemoteStore:
             for name, age in self._ages().items()
             if name != self._marker
             and age <= LEASE
-            and (mode == "alone" or name.startswith("alone-"))
+            and (
+                mode == "alone"
+                or name.startswith("alone-")
+                or (mode == "names" and name.startswith("names-"))
+            )
         )

@@ -277,12 +277,22 @@ class SnapshotStore:
         """Return all names, sorted. Files that cannot be names are left out."""
         return [name for name in self.folder.listed(NAMES, _SUFFIX) if is_name(name)]
 
-    def remove(self, name: str) -> None:
-        """Remove a name. Its pieces stay until `gc`. Raises SnapshotError if it is not there."""
+    def remove(self, name: str, *, root: bytes | None = None) -> None:
+        """Remove a name. Its pieces stay until `gc`. Of several callers at once, one succeeds.
+
+        Args:
+            name: The name.
+            root: Remove it only if its snapshot has this root digest.
+
+        Raises:
+            SnapshotError: It is not there, or has another snapshot.
+        """
         check_name(name)
-        with self.folder.locked("write"):
-            if self.folder.size(_file(name)) is None:
-                self._manifest(name)  # says that it is not there
+        with self.folder.locked("names"):
+            if root is not None or self.folder.size(_file(name)) is None:
+                found = self._manifest(name)  # says if it is not there
+                if root is not None and found.root != root:
+                    raise SnapshotError(f"the name {name} has another snapshot by now")
             self.folder.remove(_file(name))
 
     def ls(self) -> list[StoredName]:
