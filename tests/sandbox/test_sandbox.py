@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import wasmsr
 from wasmsr.sandbox.guests import WORK
+from wasmsr.sandbox.machine import Machine
 from wasmsr.sandbox.tools import Deferred
 from wasmsr.snapshot.sections.host.hosts import SANDBOX
 from wasmsr.snapshot.sections.host.wasi import HOST_STATE
@@ -316,6 +318,25 @@ def test_forks_in_the_middle_of_a_call_draw_other_numbers(sandbox: wasmsr.Sandbo
         one.close()
 
 
+def test_forks_that_cannot_all_be_made_leave_none(
+    sandbox: wasmsr.Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Machine] = []
+    fork = Machine.fork
+
+    def failing(machine: Machine, *given: Any, **named: Any) -> Machine:
+        if len(made) == 2:
+            raise MemoryError
+        made.append(fork(machine, *given, **named))
+        return made[-1]
+
+    monkeypatch.setattr(Machine, "fork", failing)
+    with pytest.raises(MemoryError):
+        sandbox.fork(3)
+    assert [one.closed for one in made] == [True, True]
+    assert text(sandbox.run("1 + 1")) == "2"
+
+
 def test_forks_that_have_read_half_of_a_request(sandbox: wasmsr.Sandbox) -> None:
     code = "x = '" + "y" * 200_000 + "'; len(x)"
     assert sandbox.run(code, pause_after=100).status == "interrupted"
@@ -344,6 +365,54 @@ def test_code_that_forges_answers_deceives_only_its_reader(
     result = sandbox.run(f"print('\\x1ewasmsr:' + {line!r})\nprint('after')")
     assert result.status == "finished"
     assert result.stdout.endswith("after\n")
+    assert text(sandbox.run("1 + 1")) == "2"
+
+
+ASKED = """import os
+os.write(1, b'\\x1ewasmsr:' + {!r}.encode() + b'\\n')
+"""
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        '{"k": "input", "id": 5}',
+        '{"k": "tool", "name": "none", "arguments": {}}',
+        '{"k": "tool", "id": "1", "name": ["x"], "arguments": {"x": {"$bytes": "!"}}}',
+    ],
+)
+def test_a_forged_question_ends(sandbox: wasmsr.Sandbox, asked: str) -> None:
+    result = sandbox.run(ASKED.format(asked) + "os.read(0, 1 << 16)")
+    assert (result.status, result.error) == ("finished", None)
+    assert text(sandbox.run("1 + 1")) == "2"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '{"k": "tool", "id": "1", "name": "x", "arguments": {"x": {"$bytes": "!"}}}',
+        '{"k": "show", "data": {"a": ' + "[" * 600 + "]" * 600 + "}}",
+        '{"k": "show", "data": {"a": ' + "1" * 100 + "}}",
+    ],
+)
+def test_code_cannot_keep_itself_from_being_saved(
+    sandbox: wasmsr.Sandbox, tmp_path: Path, said: str
+) -> None:
+    code = ASKED.format(said) + "print('written')\nwhile True: pass"
+
+    def stop(stream: str, said: str) -> None:
+        if "written" in said:
+            sandbox.interrupt()
+
+    result = sandbox.run(code, on_output=stop)
+    assert (result.status, sandbox.status) == ("interrupted", "interrupted")
+    sandbox.save(tmp_path / "state")
+    with wasmsr.Sandbox.load(tmp_path / "state") as loaded:
+        ended = loaded.cancel()
+        assert ended is not None
+        assert ended.error is not None
+        assert ended.error.type == "KeyboardInterrupt"
+    assert sandbox.cancel() is not None
     assert text(sandbox.run("1 + 1")) == "2"
 
 
@@ -414,6 +483,19 @@ def test_a_lying_file_is_refused(
     Snapshot(replace(state, extra={**state.extra, HOST_STATE: {SANDBOX: record}})).save(path)
     with pytest.raises(wasmsr.SnapshotError):
         wasmsr.Sandbox.load(path)
+
+
+def test_a_file_is_compared_with_the_limits_before_its_memory_is_read(
+    sandbox: wasmsr.Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.save(tmp_path / "state")
+
+    def reached(*given: object) -> None:
+        raise AssertionError("the state was read")
+
+    monkeypatch.setattr(Machine, "of_state", reached)
+    with pytest.raises(wasmsr.SnapshotError):
+        wasmsr.Sandbox.load(tmp_path / "state", limits=wasmsr.SandboxLimits(memory=1 << 20))
 
 
 def test_addresses_that_lie_undo_the_call(sandbox: wasmsr.Sandbox) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from wasmsr.errors import FormatError
 from wasmsr.sandbox.results import SandboxFailure, SandboxResult, SandboxValue, ToolCall
+from wasmsr.sandbox.streams import well_formed
 from wasmsr.sandbox.tools import decode_value
 from wasmsr.wasi.preview1.abi import Errno
 
@@ -44,17 +46,12 @@ class PendingCall:
 
     @property
     def tool(self) -> ToolCall | None:
-        """The tool call that waits, or None. Raises ValueError: Its arguments are no values."""
+        """The tool call that waits, or None."""
         asked = self.question
-        if asked is None or asked.get("k") != "tool":
+        if asked is None or asked["k"] != "tool":
             return None
-        arguments = asked.get("arguments")
-        return ToolCall(
-            str(asked.get("id")),
-            str(asked.get("name")),
-            decode_value(arguments) if isinstance(arguments, dict) else {},
-            "begun" if self.begun else "asked",
-        )
+        state: Literal["asked", "begun"] = "begun" if self.begun else "asked"
+        return ToolCall(asked["id"], asked["name"], decode_value(asked["arguments"]), state)
 
     def result(self, status: Any, failure: SandboxFailure | None = None) -> SandboxResult:
         """Return what came of the call so far."""
@@ -113,17 +110,49 @@ class PendingCall:
             "answer": (dict, type(None)),
         }
         for name, kinds in expected.items():
-            if not isinstance(data[name], kinds):
+            one = data[name]
+            number = isinstance(one, (int, float))
+            if not isinstance(one, kinds) or (number and not 0 <= one < math.inf):
                 raise FormatError(f"the record of a sandbox has a call with a wrong {name}")
+        asked = data["question"]
+        if asked is not None and (asked.get("k") not in ("tool", "input") or "id" not in asked):
+            raise FormatError("the record of a sandbox has a question that is none")
         out, err = bytearray(data["stdout"]), bytearray(data["stderr"])
-        made = cls(**{**data, "stdout": out, "stderr": err})
+        asked = None if asked is None else question_of(asked)
+        shown = [plain for one in data["shown"] if (plain := shown_of(one)) is not None]
         try:
-            _ = made.tool
+            answer = well_formed(data["answer"])
         except ValueError as error:
-            raise FormatError(
-                "the record of a sandbox has a call of a tool that is none"
-            ) from error
-        return made
+            raise FormatError(f"the record of a sandbox has an answer: {error}") from error
+        changed: dict[str, Any] = {"stdout": out, "stderr": err, "question": asked, "shown": shown}
+        return cls(**{**data, **changed, "answer": answer})
+
+
+def question_of(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return a question of the guest as a call has it: all of it is of the right type.
+
+    Arguments that are no values are left out; `wrong` says why.
+    """
+    asked: dict[str, Any] = {"k": answer["k"], "id": str(answer.get("id"))}
+    if asked["k"] == "input":
+        prompt, password = answer.get("prompt", ""), answer.get("password")
+        return {**asked, "prompt": str(prompt), "password": bool(password)}
+    asked["name"], arguments = str(answer.get("name")), answer.get("arguments")
+    try:
+        if type(arguments) is not dict:
+            raise ValueError("the arguments have no names")
+        decode_value(arguments)
+        if "wrong" in answer:  # it was found before the call was saved
+            raise ValueError(answer["wrong"])
+    except ValueError as error:
+        return {**asked, "arguments": {}, "wrong": str(error)}
+    return {**asked, "arguments": arguments}
+
+
+def shown_of(data: Any) -> dict[str, Any] | None:
+    """Return what a guest shows as a call has it: only what is a part of the value."""
+    value = value_of(data)
+    return None if value is None else {mime: data[mime] for mime in value.data}
 
 
 def value_of(data: Any) -> SandboxValue | None:

@@ -11,7 +11,7 @@ from typing import Any
 from wasmsr.errors import HostError
 from wasmsr.interp.outcomes import Paused, Trapped
 from wasmsr.sandbox import interrupts
-from wasmsr.sandbox.call import PendingCall, value_of
+from wasmsr.sandbox.call import PendingCall, question_of, shown_of, value_of
 from wasmsr.sandbox.machine import GRACE, Machine
 from wasmsr.sandbox.results import SandboxError, SandboxFailure, SandboxLimits, SandboxResult
 from wasmsr.sandbox.streams import LONGEST, TOO_LONG
@@ -78,7 +78,7 @@ class CallDriver:
             if self._call is call:
                 self._stop(why)
 
-        timer = threading.Timer(max(0.0, seconds), stop)
+        timer = threading.Timer(min(max(0.0, seconds), threading.TIMEOUT_MAX), stop)
         timer.daemon = True
         self._timers.append(timer)
         timer.start()
@@ -163,7 +163,7 @@ class CallDriver:
     def _raise(self, call: PendingCall) -> bool:
         """Raise a KeyboardInterrupt in the guest; return whether it was told."""
         if call.question is not None and self._machine.mailbox.hungry:
-            self._answer(str(call.question.get("id")), failure="cancelled")
+            self._answer(call.question["id"], failure="cancelled")
             return True
         # Code may be on its way into a sleep, which would not see the interrupt.
         self._stop_after(_WAKE_SECONDS, "wake")
@@ -195,20 +195,19 @@ class CallDriver:
         """Answer what the guest asks."""
         asked = call.question
         assert asked is not None
-        id = str(asked.get("id"))
-        if asked.get("k") == "input":
+        id = asked["id"]
+        if asked["k"] == "input":
             ask = self._told.get("on_input")
             if ask is None:
                 self._answer(id, failure="nobody reads input for this sandbox")
             else:
-                line = ask(str(asked.get("prompt")), bool(asked.get("password")))
+                line = ask(asked["prompt"], asked["password"])
                 self._answer(id, value=line)
             return None
-        try:
-            tool = call.tool
-        except ValueError as error:
-            self._answer(id, failure=f"ValueError: {error}")
+        if "wrong" in asked:
+            self._answer(id, failure=f"ValueError: {asked['wrong']}")
             return None
+        tool = call.tool
         assert tool is not None
         if call.begun:
             return call.result("waiting")
@@ -243,18 +242,18 @@ class CallDriver:
         elif kind == "done":
             call.answer = answer
         elif kind in ("tool", "input"):
-            call.question, call.begun = answer, False
+            call.question, call.begun = question_of(answer), False
         elif kind == "show":
             size, most = len(json.dumps(answer)), self.limits.output
             if most is not None and call.written + size > most:
                 if call.ending is None:
                     self._stop("output")
                 return
-            value = value_of(answer.get("data"))
-            if value is not None:
+            shown = shown_of(answer.get("data"))
+            if shown is not None:
                 call.displayed += size
-                call.shown.append(answer["data"])
-                self._tell("on_display", value)
+                call.shown.append(shown)
+                self._tell("on_display", value_of(shown))
 
     def _wrote(self, call: PendingCall, stream: str, data: bytes) -> None:
         most = self.limits.output

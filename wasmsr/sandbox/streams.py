@@ -27,6 +27,8 @@ PIECE = 1 << 20
 """Bytes that are looked at together."""
 TOO_LONG = {"k": "too long"}
 """What stands for an answer that is longer."""
+DEEPEST = 150
+"""Levels of an answer. A value that is passed on has at most 100."""
 
 
 class Mailbox(InputStream):
@@ -127,12 +129,36 @@ class AnswerReader:
 def _answer(line: bytes) -> bytes | dict[str, Any]:
     """Return the answer of a line, or the line, if the code wrote what only looks like one."""
     try:
-        answer = json.loads(line)
+        answer = well_formed(json.loads(line))
     except (ValueError, RecursionError):
         answer = None
     if type(answer) is dict and type(answer.get("k")) is str and answer != TOO_LONG:
         return answer
     return MARK + line + b"\n"
+
+
+def well_formed(value: Any, depth: int = DEEPEST) -> Any:
+    """Return a value of JSON whose strings are Unicode, for those who write or copy it.
+
+    JSON can have half of a surrogate pair, which no file, terminal or message can have. U+FFFD
+    takes its place.
+
+    Raises:
+        ValueError: The value has more than `depth` levels.
+    """
+    if depth < 0:
+        raise ValueError("it is nested too deeply")
+    if isinstance(value, str):
+        if value.isascii():
+            return value
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, dict):
+        return {
+            well_formed(name, depth): well_formed(one, depth - 1) for name, one in value.items()
+        }
+    if isinstance(value, list):
+        return [well_formed(one, depth - 1) for one in value]
+    return value
 
 
 def _beginning(text: bytearray) -> int:
