@@ -66,6 +66,14 @@ def test_states_in_a_pipe(tmp_path: Path) -> None:
     assert (again.returncode, again.stdout) == (0, "[1]\n")
 
 
+def test_a_pipe_that_is_no_text() -> None:
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(COMMAND, input=b"x = '\xe9'\n", capture_output=True, env=env)
+    assert done.returncode == 1
+    assert b"is not in utf-8" in done.stderr
+    assert b"fault of wasmsr" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

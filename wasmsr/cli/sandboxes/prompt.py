@@ -283,8 +283,19 @@ def history_file() -> str:
 
 
 def pipe_reader(title: str) -> str:
-    """Return the next line of standard input. Raises EOFError."""
-    line = sys.stdin.readline()
+    """Return the next line of standard input.
+
+    Raises:
+        EOFError: There is none.
+        WasmsrError: It is no text.
+    """
+    try:
+        line = sys.stdin.readline()
+    except UnicodeDecodeError as error:
+        raise WasmsrError(
+            f"the input is not in {error.encoding}, from byte {error.start} on",
+            hint="iconv -f latin1 -t utf-8 FILE | wasmsr sandbox",
+        ) from None
     if not line:
         raise EOFError
     return line.rstrip("\n")
