@@ -146,7 +146,7 @@ def test_an_executor_that_is_left(tmp_path: Path) -> None:
     stdout = tmp_path / "run" / "log" / "stdout"
     with Executor(tmp_path / "first") as first:
         first.start(given)
-        until(lambda: stdout.exists() and stdout.stat().st_size > 800)
+        until(lambda: stdout.exists() and stdout.stat().st_size > 80)
         first.pause("one")
         waiting = threading.Thread(target=lambda: raised.append(_error_of(first, "one")))
         raised: list[WasmsrError | None] = []

@@ -123,9 +123,10 @@ def test_a_lost_worker(executor: ServerExecutor, tmp_path: Path, on_loss: str) -
 def test_a_time_out_is_about_the_time_without_pauses(
     executor: ServerExecutor, tmp_path: Path
 ) -> None:
-    executor.start(until_stopped(tmp_path, "a", slow=1000, timeout=1.5))
-    executor.start(until_stopped(tmp_path, "b", slow=1000, timeout=1.5))
+    executor.start(until_stopped(tmp_path, "b", slow=1000, timeout=4))
     executor.pause("b")
+    until(lambda: time.time() > executor.describe("b").began + 4)
+    executor.start(until_stopped(tmp_path, "a", slow=1000, timeout=1.5))
     result = executor.wait("a", 60)
     assert result.timed_out and result.exit_code == 121 and "timed out" in result.error
     info = executor.describe("a")
@@ -271,8 +272,8 @@ def test_copies_of_an_execution(executor: ServerExecutor, tmp_path: Path) -> Non
     executor.start(request(tmp_path, "a", text, outputs=[{"name": "out", "path": "/outputs"}]))
     until(lambda: written(executor, "a") > 80)
     executor.pause("a")
-    size = written(executor, "a")
     assert executor.fork("a", 2) == ["a.1", "a.2"]
+    size = written(executor, "a")  # a saved log is complete: what comes now is each one's own
     executor.resume("a")
     for id in ("a", "a.1", "a.2"):
         until(lambda id=id: written(executor, id) > size)  # type: ignore[misc]
@@ -533,10 +534,10 @@ def test_the_end_waits_for_what_is_being_started(
     begun, may_go = threading.Event(), threading.Event()
     begin = ServerExecution.begin
 
-    def slowly(self: ServerExecution, lease: Any) -> None:
+    def slowly(self: ServerExecution, *values: Any) -> None:
         begun.set()
         assert may_go.wait(60)
-        begin(self, lease)
+        begin(self, *values)
 
     monkeypatch.setattr(ServerExecution, "begin", slowly)
     given = until_stopped(tmp_path, "a", slow=1000)

@@ -150,7 +150,7 @@ def test_callers_that_hold_what_they_get(process: subprocess.Popen[bytes], tmp_p
     began = time.monotonic()
     for _ in range(20):
         assert node.ps()[0].program == flood.program
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     more = [node.logs(flood.program, follow=True) for _ in range(4)]
     with pytest.raises(NodeError, match="too many calls"):
         for reader in more:

@@ -61,10 +61,12 @@ class Leasing(World):
             advertised=address, note=note, adopt=5.0,
         )  # fmt: skip
 
-    def submit(self, at: str, *failover: str, size: int = LINES, **terms: Any) -> str:
+    def submit(
+        self, at: str, *failover: str, size: int = LINES, lease: float = LEASE, **terms: Any
+    ) -> str:
         nodes = tuple(self.nodes[f"{one}:1"].node.hex() for one in failover)
         return self.nodes[f"{at}:1"].submit(
-            [counting(size, 2)], {}, every=EVERY, lease=LeaseTerms(LEASE, nodes, **terms)
+            [counting(size, 2)], {}, every=EVERY, lease=LeaseTerms(lease, nodes, **terms)
         )
 
     def record(self, program: str) -> OwnerRecord:
@@ -166,14 +168,14 @@ def test_a_program_that_ends(world: Leasing) -> None:
 
 @pytest.mark.full
 def test_a_node_that_stops_gives_its_programs_back(world: Leasing) -> None:
-    """Another node goes on at once and without a gap."""
+    """Another node goes on without a gap, and long before the lease ends."""
     a, _ = world.leasing("a"), world.leasing("b")
-    program = world.submit("a", "b")
+    program = world.submit("a", "b", lease=60.0)
     checkpointed(world, program)
     whole = world.nodes.pop("a:1")
     assert whole is a and a.stop(save=True, seconds=20) == []
     written = len(output(a, program))
-    until(lambda: world.record(program).epoch == 2, LEASE)
+    until(lambda: world.record(program).epoch == 2, 30)
     assert int(goes_on(world, "b", program, 1)[:8]) == written // 9
 
 
@@ -224,7 +226,7 @@ def test_a_node_that_is_killed_while_it_moves_a_leased_program(world: Leasing, k
         a.moves.migrate(a.find(program), "b:1")
     world.kills = ""
     world.lose("a:1")
-    until(lambda: world.standing("b", program) == "running", LEASE + 4)
+    until(lambda: world.standing("b", program) == "running", LEASE + 20)
     goes_on(world, "b", program)
     assert world.record(program).owner == b.node
     world.leasing("a")
@@ -280,7 +282,7 @@ def test_pausing_a_leased_program(world: Leasing) -> None:
     goes_on(world, "a", program)
     a.find(program).pause()
     world.lose("a:1")
-    until(lambda: world.standing("b", program) == "paused", 10)
+    until(lambda: world.standing("b", program) == "paused", 30)
     b.find(program).resume()
     goes_on(world, "b", program)
 

@@ -366,7 +366,7 @@ def number_in(output: bytes) -> int:
 def test_a_program_goes_on_from_its_snapshot_elsewhere(here: Here, tmp_path: Path) -> None:
     """The snapshot is taken while it runs; each copy goes on where it was."""
     node = here.node
-    module = counting(150, SLOW)
+    module = counting(500, SLOW)
     program = node.submit(module, {"args": ["x"]}, name="count")
     until(lambda: len(output(node, program)) > 0)
     file = tmp_path / "saved.wsp"
@@ -381,9 +381,9 @@ def test_a_program_goes_on_from_its_snapshot_elsewhere(here: Here, tmp_path: Pat
     copies = [node.submit(module, from_snapshot=file, goes_on=True, name=one) for one in "ab"]
     for one in copies:
         assert node.wait(one.program, 60).code == 7
-        assert before + output(node, one) == lines(0, 150)
+        assert before + output(node, one) == lines(0, 500)
     node.resume(program.program)
-    assert node.wait(program.program, 60).code == 7 and output(node, program) == lines(0, 150)
+    assert node.wait(program.program, 60).code == 7 and output(node, program) == lines(0, 500)
     with pytest.raises(WrongState):
         node.snapshot(program.program, tmp_path / "none")
     assert sorted(one.name for one in tmp_path.iterdir() if one.is_file()) == ["saved.wsp", "two"]

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,13 @@ def until_gone(process: int) -> int:
             return status
         time.sleep(0.01)
     raise AssertionError("it lives")
+
+
+def until(holds: Callable[[], object]) -> None:
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.01)
 
 
 # ---- forks ---------------------------------------------------------------------------------------
@@ -259,6 +266,7 @@ def test_a_confined_program_is_saved_and_restored(place: Place, tmp_path: Path) 
     worker = place.worker(binary, spec)
     program = worker.start(spec, program=ID, streams=STREAMS)
     checkpoints = str(tmp_path / "one" / "checkpoints")
+    until(lambda: ring_bounds(place.output, "stdout")[1] > 0)
     for _ in range(3):
         time.sleep(0.05)
         done = worker.checkpoint(program, checkpoints)
@@ -284,7 +292,7 @@ def test_a_worker_is_adopted(place: Place, tmp_path: Path) -> None:
     assert other.wait(program, 0).state == "paused"
     other.resume(program)
     before = ring_bounds(place.output, "stdout")[1]
-    time.sleep(0.2)
+    until(lambda: ring_bounds(place.output, "stdout")[1] > before)
     start, data = read_ring(place.output, "stdout", before)
     assert start == before and data
     other.kill()
