@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -360,6 +361,58 @@ def test_a_hostile_program_ends_alone(here: Here) -> None:
 def number_in(output: bytes) -> int:
     """Return the number of the last whole line, or -1."""
     return len(output.split(b"\n")) - 2
+
+
+@pytest.mark.full
+def test_a_program_for_which_nobody_waits_is_not_started(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its caller may have another node run it: on a slow machine it ran on both."""
+    supervisor = here.supervisor
+    loading, go_on, over = threading.Event(), threading.Event(), threading.Event()
+    load, submit = supervisor._parents.load, supervisor.submit
+
+    def slowly(*values: Any) -> None:
+        loading.set()
+        assert go_on.wait(60)
+        load(*values)
+
+    def submitted(*values: Any, **named: Any) -> str:
+        try:
+            return submit(*values, **named)
+        finally:
+            over.set()
+
+    monkeypatch.setattr(supervisor._parents, "load", slowly)
+    monkeypatch.setattr(supervisor, "submit", submitted)
+    with Node(here.address, seconds=2) as hasty:
+        with pytest.raises(NodeAway):
+            hasty.submit(counting(10**7, SLOW))
+        assert loading.is_set() and not over.is_set()
+    assert here.node.ps() == []
+    go_on.set()
+    assert over.wait(60)
+    assert here.node.ps() == []
+    monkeypatch.setattr(supervisor._parents, "load", load)
+    assert here.node.submit(counting(10**7, SLOW)).standing == "running"
+
+
+def test_a_large_submission_has_the_time_of_a_slow_line(tmp_path: Path) -> None:
+    """It was given up after 60 s, however much there was to send."""
+    asked: list[float | None] = []
+
+    class Waiting(Node):
+        def _stream(self, name: str, requests: Any, seconds: float | None) -> Iterator[Any]:
+            asked.append(seconds)
+            return iter(())
+
+    with Waiting("unix:nobody") as node:
+        for size in (0, 1 << 24):
+            with pytest.raises(NodeAway):
+                node.submit(bytes(size), name="x")
+        with pytest.raises(NodeAway):
+            node.ps()
+    assert asked == [60.0, 60.0 + 1024, 60.0]
 
 
 @pytest.mark.full

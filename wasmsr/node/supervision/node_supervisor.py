@@ -252,6 +252,7 @@ class NodeSupervisor:
         lease: LeaseTerms | None = None,
         program: str = "",
         fork: int | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> str:
         """Take a program, start it, and return its id in hexadecimal digits.
 
@@ -267,6 +268,9 @@ class NodeSupervisor:
             program: Its id; "" makes one.
             fork: With a snapshot: it goes on as it was, and calls `wasmsr_forked` with this number
                 first unless it is 0. None: it is a fork like all that begin in this snapshot.
+            wanted: Whether the caller still waits. It is asked when the program is in the list and
+                does not run yet: a caller that has given up and does not find it there may have
+                another node run it.
 
         Raises:
             WasmsrError: The node does not take it, or it cannot be started.
@@ -304,21 +308,27 @@ class NodeSupervisor:
             record.changed = record.submitted
             record.write(place.record)
             made = NodeProgram(record, place, self._kept, self.worker)
-            self._table.put(made)
-            try:
-                if fork is None:
-                    made.start()
-                else:
-                    made.start(self.folder.snapshot(snapshot), fork)
-            except BaseException:
-                self._table.drop(made)
-                place.remove()
-                raise
+            saved = None if fork is None else self.folder.snapshot(snapshot)
+            self._begin(made, saved, fork or 0, wanted)
         except BaseException:
             self.rules.leave(program)
             raise
         self._table.forget_old()
         return program
+
+    def _begin(
+        self, made: NodeProgram, saved: Path | None, fork: int, wanted: Callable[[], bool]
+    ) -> None:
+        """Have a program in the list, and then start it. Nothing is left of one that cannot."""
+        self._table.put(made)
+        try:
+            if not wanted():
+                raise NodeError("nobody waits for the program any more: it was not started")
+            made.start(saved, fork)
+        except BaseException:
+            self._table.drop(made)
+            made.folder.remove()
+            raise
 
     def _check_lease(self, lease: LeaseTerms, run: RunSpec, snapshot: str) -> None:
         """Check that a program can have a lease here. Raises SubmissionRefused."""

@@ -47,7 +47,8 @@ class Node:
             or for `authority` alone.
         authority: PEM of these authorities, for a caller without a certificate.
         node_id: The node that must answer, by its certificate; b"" checks its host's name.
-        seconds: How long the node may take to answer.
+        seconds: How long the node may take to answer, besides the time that a slow line needs for
+            what is sent.
     """
 
     def __init__(
@@ -91,15 +92,16 @@ class Node:
             request_serializer=method.request.SerializeToString,
             response_deserializer=method.reply.FromString,
         )
-        with self._errors():
+        with self._errors(seconds):
             replies = call(iter(requests), timeout=seconds, metadata=self._metadata)
             try:
                 yield from replies
             finally:
                 replies.cancel()
 
-    def _ask(self, name: str, requests: Iterable[Any]) -> Any:
-        for reply in self._stream(name, requests, self._seconds):
+    def _ask(self, name: str, requests: Iterable[Any], size: int = 0) -> Any:
+        """Return the only answer; a call that sends `size` bytes may take longer."""
+        for reply in self._stream(name, requests, self._seconds + size / channel.LEAST_RATE):
             return reply
         raise NodeAway(f"the node {self.address} gave no answer")
 
@@ -251,7 +253,8 @@ class Node:
                     while piece := file.read(PIECE):
                         yield messages.SubmitRequest(state=piece)
 
-        return program_in(self._ask("Submit", requests()).program)
+        size = len(binary) + (0 if from_snapshot is None else os.path.getsize(from_snapshot))
+        return program_in(self._ask("Submit", requests(), size).program)
 
     def submit_known(
         self,

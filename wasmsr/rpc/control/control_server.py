@@ -316,6 +316,7 @@ class _Calls:
             every=begin.every or None,
             lease=lease,
             fork=begin.fork if begin.goes_on else None,
+            wanted=call.is_active,
         )
         found = self._node.find(program)
         yield messages.SubmitReply(program=program_out(found.shown()))
