@@ -364,6 +364,35 @@ def number_in(output: bytes) -> int:
 
 
 @pytest.mark.full
+def test_the_list_does_not_wait_for_a_program_that_is_being_saved(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To write a large memory takes minutes; others, and who watches them, are asked meanwhile."""
+    program = here.node.submit(counting(10**7, SLOW))
+    executor = here.supervisor.find(program.program)._executor
+    assert executor is not None
+    saving, go_on, write = threading.Event(), threading.Event(), executor.snapshot
+
+    def slowly(*values: Any) -> int:
+        saving.set()
+        assert go_on.wait(60)
+        return write(*values)
+
+    monkeypatch.setattr(executor, "snapshot", slowly)
+    file = tmp_path / "saved"
+    thread = threading.Thread(target=here.node.snapshot, args=(program.program, file))
+    thread.start()
+    try:
+        assert saving.wait(60)
+        with Node(here.address, seconds=20) as other:
+            assert [one.standing for one in other.ps()] == ["running"]
+    finally:
+        go_on.set()
+        thread.join(60)
+    assert file.stat().st_size > 0
+
+
+@pytest.mark.full
 def test_a_program_for_which_nobody_waits_is_not_started(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,9 @@ from wasmsr.ownership.owner_record import OwnerRecord
 FRAMES = 64
 """Frames of a call stack that are shown at most."""
 
+SHOW_SECONDS = 0.2
+"""How long a list of programs waits for one that is held."""
+
 
 class NodeProgram(WatchedProgram):
     """One program. Any thread may call its methods."""
@@ -147,7 +150,23 @@ class NodeProgram(WatchedProgram):
         return "moving" if self._to else self.record.standing.value
 
     def shown(self) -> dict[str, Any]:
-        """Return what `ps` shows of the program, as plain data."""
+        """Return what `ps` shows of the program, as plain data.
+
+        A program that is being saved, restored or started can be held for as long as its memory
+        takes to be written or read. The list of the node does not wait for that: it has what was
+        shown before.
+        """
+        last = self._last_shown
+        if not self._lock.acquire(timeout=-1 if last is None else SHOW_SECONDS):
+            assert last is not None
+            return dict(last)
+        try:
+            self._last_shown = self._shown_now()
+            return dict(self._last_shown)
+        finally:
+            self._lock.release()
+
+    def _shown_now(self) -> dict[str, Any]:
         with self._lock:
             record = self.record
             saved = record.saved

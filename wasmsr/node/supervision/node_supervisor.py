@@ -320,6 +320,7 @@ class NodeSupervisor:
         self, made: NodeProgram, saved: Path | None, fork: int, wanted: Callable[[], bool]
     ) -> None:
         """Have a program in the list, and then start it. Nothing is left of one that cannot."""
+        made.shown()  # the list has that while its start holds the program
         self._table.put(made)
         try:
             if not wanted():

@@ -92,6 +92,8 @@ class NotedProgram:
         self._still = threading.Event()
         self._still.set()
         """Is clear while the program is being moved."""
+        self._last_shown: dict[str, Any] | None = None
+        """What was shown last; None if its standing is another one since."""
         self._saving = threading.Lock()
         """Held while a checkpoint is written, and while the program is being moved."""
 
@@ -103,6 +105,7 @@ class NotedProgram:
             self.record.standing, self.record.reason = standing, reason
             for name, value in changes.items():
                 setattr(self.record, name, value)
+            self._last_shown = None
             self.record.write(self.folder.record)
         self._news.set()
         if not standing.is_alive:
