@@ -63,6 +63,10 @@ FORKED = UNTIL_STOPPED.replace(
 """The same; in a copy the first digit of each line is the number of the copy."""
 
 
+NOTHING = '(module (memory (export "memory") 1) (func (export "_start")))'
+"""Ends at once."""
+
+
 def numbers(lines: int) -> bytes:
     """Return what `COUNTER` writes."""
     return b"".join(b"%07d\n" % number for number in range(1, lines + 1))

@@ -47,6 +47,7 @@ from wasmsr.jobs.preparing.guest_files import filesystem_error
 from wasmsr.jobs.preparing.modules import memory_pages
 from wasmsr.jobs.preparing.prepared import start_error
 from wasmsr.node.workers.warm_parents import WarmParents
+from wasmsr.wasi.filesystem import tree_walk
 
 LEAVING: Final = 4
 """Executions that are saved at the same time when an executor is ended."""
@@ -109,7 +110,7 @@ class JobExecutor(ExecutionTable):
                     execution.cancel()
         self._parents.close()
         if self._temporary:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            tree_walk.remove(self.folder)  # programs can make trees of any depth
 
     def leave(self) -> dict[str, str]:
         """End all processes, and save what runs, so that `recover` can go on with it.
@@ -322,6 +323,13 @@ class JobExecutor(ExecutionTable):
         self, request: ExecutionRequest, saved: ExecutionArchive, fork: int = 0
     ) -> Execution:
         """Begin an execution where another one was saved. Raises JobError."""
+        if saved.has_outputs:
+            raise JobError(
+                "SpecError",
+                f"{printable(saved.about.execution_id)} was saved on a server, and goes on at an "
+                "executor on servers only",
+                hint="`ServerExecutor.restore` takes the file; docs/jobs.md has an example",
+            )
         folder = self._checker.folder(request)
         memory_pages(request.resources.memory)
         files = self._checker.files(request, folder)
@@ -339,7 +347,7 @@ class JobExecutor(ExecutionTable):
                 os.close(program)
         except BaseException as error:
             for part in (folder.work, folder.log, folder.saved, folder.results):
-                shutil.rmtree(part, ignore_errors=True)
+                tree_walk.remove(part)
             raise start_error(error, prepared) from error
         return execution
 

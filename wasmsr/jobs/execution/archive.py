@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -23,7 +23,7 @@ from typing import IO, Any, Final
 from wasmsr.errors import SnapshotError, WasiConfigError, printable
 from wasmsr.executor.output.frames import FRAMES_FILE, HEAD, FrameFile, FrameLog, read_head
 from wasmsr.jobs.execution.requests import OutputLimits
-from wasmsr.wasi.filesystem import archives
+from wasmsr.wasi.filesystem import archives, tree_walk
 
 ABOUT, PROGRAM, OUTPUTS = "execution.json", "program.snapshot", "outputs.tar.gz"
 
@@ -226,30 +226,41 @@ class ExecutionArchive:
         """Write the program's snapshot to a new file. Raises OSError."""
         self._put(PROGRAM, place)
 
-    def put_outputs(self, results: Path, limit: int) -> None:
-        """Put the outputs into the folder of the results.
+    def put_outputs(self, results: Path, names: Collection[str], limit: int) -> None:
+        """Put the outputs in the place of the empty folders of the results.
+
+        They are unpacked elsewhere first. A link there that has the name of an output would be
+        mounted, and one that has the name of a file of results would be written through.
 
         Args:
-            results: The folder.
+            results: The folder of the results, with a folder for each output.
+            names: The names of the outputs.
             limit: Bytes that they may have.
 
         Raises:
             SnapshotError: They are damaged or hostile, or larger.
             OSError: They cannot be written.
         """
-        place = results.with_name(f".{OUTPUTS}")
-        self._put(OUTPUTS, place)
+        place, fresh = results.with_name(f".{OUTPUTS}"), results.with_name(".outputs")
         try:
+            self._put(OUTPUTS, place)
+            fresh.mkdir(mode=0o700)
             size = archives.measure(place, limit)
-            root = os.open(results, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            root = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 archives.unpack(place, root, size)
             finally:
                 os.close(root)
+            for one in list(os.scandir(fresh)):
+                if one.name not in names or not one.is_dir(follow_symlinks=False):
+                    name = printable(one.name, 80)
+                    raise self._wrong(f"{OUTPUTS} has {name}, which is no output of the request")
+                os.rename(one.path, results / one.name)
         except WasiConfigError as error:
             raise self._wrong(error.message.replace(str(place), OUTPUTS)) from None
         finally:
             place.unlink(missing_ok=True)
+            tree_walk.remove(fresh)
 
     def _put(self, name: str, place: Path) -> None:
         info = self._parts[name]

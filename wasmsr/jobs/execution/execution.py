@@ -305,10 +305,7 @@ class Execution(EndingExecution):
             return self._filled(self.restoring(saved)), False
         self._saved, self._ran = None, realtime.Stopwatch()
         shutil.rmtree(self.folder.saved, ignore_errors=True)
-        for output, _ in self.prepared.files.outputs:
-            place = self.folder.results / output.name
-            shutil.rmtree(place)
-            place.mkdir()
+        self.prepared.files.empty_outputs(self.folder)
         return self._filled(self._start), True
 
     def restoring(self, saved: JobCheckpoint) -> Begin:

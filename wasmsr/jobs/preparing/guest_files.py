@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,7 @@ from wasmsr.jobs.execution.requests import (
     ExecutionRequest,
 )
 from wasmsr.jobs.failures import JobError
+from wasmsr.wasi.filesystem import tree_walk
 from wasmsr.wasi.filesystem.mounts import SEPARATOR
 
 SUFFIX = ".wasm"
@@ -122,6 +124,23 @@ class GuestFiles:
         except OSError as error:
             raise filesystem_error(folder.results, error) from error
         self.make_root(folder)
+
+    def empty_outputs(self, folder: ExecutionFolder) -> None:
+        """Give each output a new, empty folder: the program begins again.
+
+        What a program has made can be deeper than Python's recursion. And one that nobody can reach
+        may still run: it has the old folder open, so nothing that it writes is in the new one.
+
+        Raises:
+            OSError: A folder cannot be made.
+        """
+        for output, _ in self.outputs:
+            place = folder.results / output.name
+            old = folder.path / f".before-{secrets.token_hex(8)}"
+            with suppress(FileNotFoundError):
+                place.rename(old)
+            place.mkdir()
+            tree_walk.remove(old)
 
     def make_root(self, folder: ExecutionFolder) -> None:
         """Make the folder that is the program's `/`. Raises JobError."""

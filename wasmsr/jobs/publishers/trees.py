@@ -3,6 +3,7 @@ and none is followed; they can be deeper than a path is long."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tarfile
@@ -96,17 +97,26 @@ def _copy_file(directory: int, above: int, name: bytes, status: os.stat_result) 
         os.fsync(file.fileno())
 
 
-def pack(source: Path, target: Path) -> None:
+def pack(source: Path, target: Path, most: int | None = None) -> None:
     """Pack a folder into a tar archive with gzip. Owners are left out.
 
+    Args:
+        source: The folder.
+        target: The archive.
+        most: Files, folders and links that it may have; None for any number.
+
     Raises:
-        OSError: It cannot be read or written.
+        OSError: It cannot be read or written, or has more of them.
     """
-    root = folder_of(source)
+    root, count = folder_of(source), 0
     try:
         with tarfile.open(target, "w:gz", format=tarfile.PAX_FORMAT, compresslevel=6) as archive:
 
             def take(parts: tuple[bytes, ...], directory: int, status: os.stat_result) -> None:
+                nonlocal count
+                count += 1
+                if most is not None and count > most:
+                    raise OSError(errno.EFBIG, f"it has more than {most} files and folders")
                 item = tarfile.TarInfo(os.fsdecode(b"/".join(parts)))
                 item.mode, item.mtime = stat.S_IMODE(status.st_mode), int(status.st_mtime)
                 if stat.S_ISDIR(status.st_mode):

@@ -13,6 +13,7 @@ from wasmsr.executor.output.frames import FRAMES_FILE
 from wasmsr.jobs.execution.archive import write_archive
 from wasmsr.jobs.execution.requests import ExecutionFolder
 from wasmsr.jobs.publishers.trees import pack
+from wasmsr.wasi.filesystem import archives
 
 
 def begin_file(folder: ExecutionFolder) -> Path:
@@ -39,7 +40,7 @@ def save_execution(
         outputs = Path(place) / "outputs"
         with tempfile.TemporaryFile(dir=place) as program:
             fetch(program)
-            pack(folder.results, outputs)
+            pack(folder.results, outputs, archives.ENTRIES)  # more cannot be unpacked
 
             def save(descriptor: int) -> int:
                 program.seek(0)

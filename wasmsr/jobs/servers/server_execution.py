@@ -7,7 +7,6 @@ goes on watching. If it moves, the thread goes along.
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -368,10 +367,7 @@ class ServerExecution(EndingExecution):
         begin_file(self.folder).unlink(missing_ok=True)
         self._noted.write(self.folder)  # before it is begun: the old one counts no more
         copy.begin_again()
-        for output, _ in self.prepared.files.outputs:
-            place = self.folder.results / output.name
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir()
+        self.prepared.files.empty_outputs(self.folder)
         self._submit()
 
     def _come_to_end(self, found: ProgramOnServer) -> None:

@@ -11,7 +11,6 @@ program outlives it.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -35,7 +34,8 @@ from wasmsr.jobs.servers.server_execution import ServerExecution
 from wasmsr.jobs.servers.server_mover import ServerMover
 from wasmsr.jobs.servers.server_port import JobServer, ServerPlace, ServerPlacement, Unwanted
 from wasmsr.jobs.servers.server_run import ServerNote, spec_for
-from wasmsr.node.failures import NodeAway
+from wasmsr.node.failures import NodeAway, NodeError
+from wasmsr.wasi.filesystem import tree_walk
 
 SUBMIT_TRIES: Final = 5
 """How often a server is looked for that takes an execution, where one is lost meanwhile."""
@@ -141,21 +141,21 @@ class ServerExecutor(JobExecutor):
             raise
         except WasmsrError as error:
             self._drop(folder)
-            sentence = f"no server takes it: {error.message}"
-            raise JobError("WASIError", sentence, hint=error.hint, retryable=True) from error
+            raise _not_taken(error) from error
         except OSError as error:
             self._drop(folder)
             raise filesystem_error(folder.path, error) from error
 
     def _go_on(self, request: ExecutionRequest, saved: ExecutionArchive, fork: int = 0) -> Any:
-        folder = self._checker.folder(request)
-        memory_pages(request.resources.memory)
         if not saved.has_outputs:
             raise JobError(
                 "SpecError",
                 f"{printable(saved.about.execution_id)} was saved on one machine, and goes on at "
                 "an executor of one machine only",
+                hint="`Executor.restore` takes the file",
             )
+        folder = self._checker.folder(request)
+        memory_pages(request.resources.memory)
         files = self._checker.files(request, folder)
         prepared = self._checker.prepared(request, folder, files)
         spec_for(prepared)
@@ -165,16 +165,15 @@ class ServerExecutor(JobExecutor):
             for part in (folder.log, folder.saved):
                 part.mkdir(mode=0o700)
             saved.put_log(folder.log, request.output_limits)
-            shutil.rmtree(folder.results)
-            folder.results.mkdir(mode=0o755)
-            saved.put_outputs(folder.results, request.resources.disk or OUTPUTS_BYTES)
-            for output in request.outputs:
-                (folder.results / output.name).mkdir(exist_ok=True)
+            names = [one.name for one in request.outputs]
+            saved.put_outputs(folder.results, names, request.resources.disk or OUTPUTS_BYTES)
             saved.put_program(begin_file(folder))
             base = log_sizes(folder.log)
             return self._sent(prepared, base, fork)
         except BaseException as error:
             self._drop(folder)
+            if isinstance(error, NodeError):
+                raise _not_taken(error) from error
             raise start_error(error, prepared) from error
 
     def _sent(
@@ -214,7 +213,7 @@ class ServerExecutor(JobExecutor):
 
     def _drop(self, folder: ExecutionFolder) -> None:
         for part in (folder.work, folder.log, folder.saved, folder.results):
-            shutil.rmtree(part, ignore_errors=True)
+            tree_walk.remove(part)
 
     def _recovered(self, request: ExecutionRequest) -> Any:
         folder = ExecutionFolder(Path(os.path.realpath(request.execution_dir)))
@@ -345,6 +344,12 @@ class ServerExecutor(JobExecutor):
         found: object = self._running(id, what)
         assert isinstance(found, ServerExecution)
         return found
+
+
+def _not_taken(error: WasmsrError) -> JobError:
+    """Return the error for an execution that no server takes."""
+    sentence = f"no server takes it: {error.message}"
+    return JobError("WASIError", sentence, hint=error.hint, retryable=True)
 
 
 __all__ = ["ServerExecutor"]
