@@ -224,6 +224,7 @@ def test_places_are_counted_by_the_cpus_of_servers() -> None:
         )
         return placement.reserve(request, wanted=lambda: False, **named).server
 
+    assert reserved(0, at="c:1") == "c:1" and not asked, "there is no choice"
     away = {"but": lambda: frozenset(("b:1",))}
     assert reserved(1, **away) == "a:1" and asked == ["a:1"]
     assert [reserved(1, **away), reserved(1, **away)] == ["c:1", "c:1"]

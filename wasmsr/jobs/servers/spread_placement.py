@@ -98,7 +98,8 @@ class SpreadPlacement:
         cpu = CPU if request.resources.cpu is None else request.resources.cpu
         while True:
             out = frozenset() if at else but()
-            self._hear(out)
+            if not at:  # otherwise there is no choice, and none that is frozen is waited for
+                self._hear(out)
             with self._lock:
                 fit = self._fit(request, cpu, at)
                 free = [
