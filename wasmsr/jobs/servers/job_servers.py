@@ -139,6 +139,21 @@ class JobServers:
             ]
         return max(found, key=lambda place: _age(place[1]), default=None)
 
+    def having(self, name: str, programs: Collection[str]) -> list[Place]:
+        """Return where the lists have programs with this name and these ids.
+
+        The ids come from a note in a folder that others may write. The name says whose they are.
+        """
+        if not programs:
+            return []
+        with self._lock:
+            return [
+                (address, one)
+                for address, shown in self._shown.items()
+                for one in (shown or {}).get(name, ())
+                if one.program in programs
+            ]
+
     def wait(self, name: str, seen: Place | None, seconds: float) -> None:
         """Wait until the lists say something else of a program, at most so many seconds."""
         end = time.monotonic() + seconds

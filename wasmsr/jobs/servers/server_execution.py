@@ -11,15 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
-from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from wasmsr.errors import EXIT_HOST, EXIT_TRAP, WasmsrError, printable
-from wasmsr.jobs.execution.compat import Manner
-from wasmsr.jobs.execution.ending import EndingExecution
 from wasmsr.jobs.execution.execution import LOSSES
-from wasmsr.jobs.execution.lost_workers import not_saved
 from wasmsr.jobs.execution.requests import (
     ExecutionInfo,
     ExecutionResult,
@@ -29,9 +24,10 @@ from wasmsr.jobs.failures import JobError
 from wasmsr.jobs.preparing.prepared import Prepared
 from wasmsr.jobs.servers.job_servers import JobServers
 from wasmsr.jobs.servers.output_copy import OutputCopy
-from wasmsr.jobs.servers.saved_on_server import begin_file, save_execution
+from wasmsr.jobs.servers.saved_on_server import begin_file
 from wasmsr.jobs.servers.server_port import ProgramOnServer, ServerPlace
-from wasmsr.jobs.servers.server_run import OURS, ServerNote, spec_for, terms_for
+from wasmsr.jobs.servers.server_run import ServerNote, spec_for, terms_for
+from wasmsr.jobs.servers.steered_execution import SteeredExecution
 from wasmsr.node.failures import NodeAway
 
 SOON_SECONDS: Final = 0.02
@@ -50,9 +46,6 @@ GONE_SECONDS: Final = 35.0
 """The same of one that was seen there. A server that was started again with another folder has
 workers of the old one left, which end after 30 s if no supervisor comes for them."""
 
-COPY_SECONDS: Final = 60.0
-"""How long the output of a paused program may take to come, when it is saved."""
-
 LOST: Final = ("resumable", "lost")
 """What a node says of a program whose worker is gone, with a save point and without."""
 
@@ -60,34 +53,20 @@ CANCEL_SECONDS: Final = 30.0
 """How long a caller waits for the end of an execution that it has cancelled."""
 
 
-class ServerExecution(EndingExecution):
-    """One execution on a node. Any thread may call its methods.
-
-    Attributes:
-        server: The address of the node that had it last.
-    """
+class ServerExecution(SteeredExecution):
+    """One execution on a node. Any thread may call its methods."""
 
     def __init__(
         self, prepared: Prepared, servers: JobServers, server: str, note: Callable[..., None]
     ) -> None:
-        super().__init__(prepared, Manner(), note)
-        self.server, self._servers = server, servers
+        super().__init__(prepared, servers, server, note)
         self._cancelled = self._left = self._timed_out = False
-        self._lease: Mapping[str, Any] | None = None
         self._place: ServerPlace | None = None
-        self._paused_since = 0.0
         self._losses, self._tries, self._saved = 0, 0, -1
-        self._told, self._seen, self._absent = "", False, 0.0
+        self._seen, self._absent = False, 0.0
         self._program = ""
         """The id of its program that was seen last."""
-        self._saving = threading.Lock()
-        self._noted = ServerNote(self._began)
         self._thread: threading.Thread | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of its program on nodes."""
-        return OURS + self.id
 
     @property
     def info(self) -> ExecutionInfo:
@@ -128,8 +107,7 @@ class ServerExecution(EndingExecution):
             OSError: The module cannot be read.
         """
         self._lease = lease
-        self._noted = replace(self._noted, base=dict(base or {}), fork=fork)
-        self._noted.write(self.folder)
+        self._renote(base=dict(base or {}), fork=fork)
         copy = self._opened()
         try:
             self._submit()
@@ -226,12 +204,15 @@ class ServerExecution(EndingExecution):
                 if place is None:
                     self._is_nowhere(copy)
                     continue
-                self._is_seen(place[1].program)
-                self._is_at(place[0])
                 found = place[1]
-                if copy.copy(self.server, found.program, lambda: self._left):
+                self._is_seen(found.program)
+                self._is_at(place[0], found.epoch)
+                self._end_replaced()
+                if copy.copy(self.server, found.program, self._has_to_stop):
                     pause = SOON_SECONDS
                     copy.show(found)
+                    if self._has_to_stop():
+                        self._end_late()
                     continue  # there may be more
                 copy.show(found)
                 if found.standing == "moved":
@@ -243,7 +224,9 @@ class ServerExecution(EndingExecution):
                     return found
                 else:
                     copy.found()
-                self._has_state(found.standing)
+                self._is_listed(found)
+                if self._noted.saving:
+                    self._end_saving(found.standing)
             except NodeAway:
                 pass  # it may come back, or another node takes the program over
             self._end_late()
@@ -254,8 +237,7 @@ class ServerExecution(EndingExecution):
     def _is_seen(self, program: str) -> None:
         self._program, self._seen, self._absent = program, True, 0.0
         if not self._noted.seen:
-            self._noted = replace(self._noted, seen=True)
-            self._noted.write(self.folder)
+            self._renote(seen=True)
             begin_file(self.folder).unlink(missing_ok=True)
 
     def _is_nowhere(self, copy: OutputCopy) -> None:
@@ -297,26 +279,15 @@ class ServerExecution(EndingExecution):
                 return
         raise JobError("ExecutionNotFound", sentence)
 
-    def _is_at(self, server: str) -> None:
-        with self._lock:
-            self.server = server
-            news, self._told = server != self._told, server
-        if news:
-            self._note("server", self.id, server=server)
+    def _end_replaced(self) -> None:
+        """End earlier programs of it that a server has again, with a folder that was away.
 
-    def _has_state(self, standing: str) -> None:
-        with self._lock:
-            if self._state not in ("running", "paused"):
-                return
-            self._state = "paused" if standing == "paused" else "running"
-            if self._state == "paused":
-                self._paused_since = self._paused_since or time.time()
-                return
-            since, self._paused_since = self._paused_since, 0.0
-            if since:
-                paused = self._noted.paused + time.time() - since
-                self._noted = replace(self._noted, paused=paused)
-                self._noted.write(self.folder)
+        They were begun again elsewhere, or there, when no server had them.
+        """
+        for address, one in self._servers.having(self.name, self._noted.replaced):
+            if not one.is_final:
+                with suppress(WasmsrError):  # it is tried again
+                    self._servers.at(address).kill(one.program)
 
     def _time_left(self) -> float:
         """Return the seconds until the time-out; pauses do not count."""
@@ -325,6 +296,10 @@ class ServerExecution(EndingExecution):
             return float("inf")
         now = self._paused_since or time.time()
         return seconds - (now - self._noted.began - self._noted.paused)
+
+    def _has_to_stop(self) -> bool:
+        """Return whether output is not to be copied on; a program may write without end."""
+        return self._left or (self._time_left() <= 0 and not (self._timed_out or self._cancelled))
 
     def _end_late(self) -> None:
         """End the program if it has run longer than it may, or its server was away for an end."""
@@ -363,9 +338,11 @@ class ServerExecution(EndingExecution):
         replaced = (*self._noted.replaced, *([program] if program else []))
         # If the answer of the server does not come, the new one is looked for as the first one was.
         self._seen, self._absent = False, 0.0
-        self._noted = replace(self._noted, replaced=replaced, seen=False, base={}, fork=0)
+        with self._lock:
+            self._epoch = 0
         begin_file(self.folder).unlink(missing_ok=True)
-        self._noted.write(self.folder)  # before it is begun: the old one counts no more
+        # Before it is begun: the old one counts no more.
+        self._renote(replaced=replaced, seen=False, base={}, fork=0, saving=False)
         copy.begin_again()
         self.prepared.files.empty_outputs(self.folder)
         self._submit()
@@ -412,14 +389,6 @@ class ServerExecution(EndingExecution):
         if self._thread is not None:
             self._thread.join(CANCEL_SECONDS)
 
-    def _steer(self, what: str, verb: str, *values: Any) -> Any:
-        if self.is_over:
-            raise self._has_ended()
-        place = self._servers.find(self.name, self._noted.replaced)
-        if place is None:
-            raise JobError("ExecutionNotFound", f"no server has {printable(self.id)}: {what}")
-        return getattr(self._servers.at(place[0]), verb)(place[1].program, *values)
-
     def cancel(self) -> None:
         """End it at once, and wait for that. One that no server has taken yet is not sent again.
 
@@ -439,53 +408,6 @@ class ServerExecution(EndingExecution):
             self._cancelled = False
             raise
         self._over.wait(CANCEL_SECONDS)
-
-    def pause(self) -> None:
-        """Pause it. Raises WasmsrError."""
-        self._steer("paused", "pause")
-        self._has_state("paused")
-
-    def resume(self) -> None:
-        """Let it run on. Raises WasmsrError."""
-        self._steer("resumed", "resume")
-        self._has_state("running")
-
-    def snapshot(self, path: Path) -> None:
-        """Save it to a file; it stands while it is saved, and then goes on.
-
-        Raises:
-            JobError: It has ended, or cannot be saved.
-        """
-        with self._saving:
-            paused = self._state == "paused"
-            self.pause()
-            try:
-                save_execution(self.id, self.folder, path, self._fetched)
-            except (WasmsrError, OSError) as error:
-                raise not_saved(self.id, error) from error
-            finally:
-                if not paused:
-                    self.resume()
-
-    def _fetched(self, file: IO[bytes]) -> None:
-        """Write the paused program's snapshot to a file when its log has all that it wrote."""
-        saved = self._steer("saved", "snapshot", file)
-        wanted = {"stdout": saved.stdout, "stderr": saved.stderr}
-        end = time.monotonic() + COPY_SECONDS
-        while self._copy.sizes != wanted:
-            self._servers.wake()
-            if self.is_over:
-                raise self._has_ended()
-            if time.monotonic() >= end:
-                raise NodeAway(f"the output of {printable(self.id)} does not come")
-            time.sleep(SOON_SECONDS)
-
-    def migrate(self, address: str) -> None:
-        """Move it to another node while it runs. Raises WasmsrError: it is where it was."""
-        self._steer("moved", "migrate", address)
-        self._servers.at(address)  # known from now on
-        self._note("migrated", self.id, server=address)
-        self._is_at(address)
 
 
 __all__ = ["ServerExecution"]

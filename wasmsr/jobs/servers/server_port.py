@@ -87,6 +87,10 @@ class ProgramOnServer(Protocol):
         """When it came."""
 
     @property
+    def changed(self) -> float:
+        """When its standing changed, by the node's clock."""
+
+    @property
     def epoch(self) -> int:
         """The epoch in which its node owns it, or owned it."""
 
@@ -140,6 +144,9 @@ class JobServer(Protocol):
         had: Mapping[str, tuple[int, int]],
     ) -> Iterator[Any]:
         """Yield output of a program until it ends there."""
+
+    def checkpoint(self, program: str) -> Any:
+        """Save a program, which runs on if it did."""
 
     def pause(self, program: str) -> Any:
         """Pause a program."""

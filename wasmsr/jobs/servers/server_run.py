@@ -35,6 +35,7 @@ class ServerNote:
         base: Bytes of each stream of the log that are not of this program: it goes on where
             another one was saved.
         fork: The number of the fork that it is then; 0 for none.
+        saving: Whether it stands only because it is being saved.
     """
 
     began: float
@@ -43,6 +44,7 @@ class ServerNote:
     seen: bool = False
     base: Mapping[str, int] = field(default_factory=dict)
     fork: int = 0
+    saving: bool = False
 
     def write(self, folder: ExecutionFolder) -> None:
         """Write the note. Raises OSError."""
@@ -61,6 +63,7 @@ class ServerNote:
                 bool(found.get("seen", True)),  # a version before did not say so
                 {str(name): int(size) for name, size in found.get("base", {}).items()},
                 int(found.get("fork", 0)),
+                found.get("saving") is True,
             )
         return cls(began, seen=True)
 
