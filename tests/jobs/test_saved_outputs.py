@@ -115,6 +115,37 @@ def test_a_file_of_a_server_is_refused_on_one_machine(tmp_path: Path) -> None:
     assert "on servers only" in caught.value.message and caught.value.hint
 
 
+def test_headers_that_lie(tmp_path: Path) -> None:
+    """One wants more memory than it may have, one more of the parser's recursion."""
+    large = tarfile.TarInfo("long")
+    large.type, large.size = tarfile.XHDTYPE, 64 << 20
+    deep = tarfile.TarInfo("execution.json")
+    deep.size = 60_000
+    file = tmp_path / "saved"
+    with open(file, "wb") as opened:
+        opened.write(large.tobuf(tarfile.GNU_FORMAT))
+        opened.truncate(65 << 20)
+    with pytest.raises(SnapshotError, match="announces"):
+        ExecutionArchive(file)
+    with tarfile.open(file, "w") as tape:
+        tape.addfile(deep, io.BytesIO(b"[" * deep.size))
+        for name in ("frames", "program.snapshot"):
+            tape.addfile(tarfile.TarInfo(name), io.BytesIO())
+    with pytest.raises(SnapshotError, match="no file of a saved execution"):
+        ExecutionArchive(file)
+
+
+def test_a_file_is_written_past_a_link_that_waits_for_it(tmp_path: Path) -> None:
+    """In a folder that others may write, a link could have the name of the part."""
+    victim = tmp_path / "victim"
+    victim.write_text("whole")
+    (tmp_path / ".saved.part").symlink_to(victim)
+    saved(tmp_path, lambda tape: None)
+    assert victim.read_text() == "whole"
+    with ExecutionArchive(tmp_path / "saved") as archive:
+        assert archive.about.execution_id == "a"
+
+
 @pytest.mark.full
 def test_a_saved_execution_that_no_server_takes(tmp_path: Path) -> None:
     """Its module is not the reason, and it can be tried again."""

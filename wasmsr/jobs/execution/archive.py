@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import secrets
 import shutil
 import tarfile
 from collections.abc import Callable, Collection
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from wasmsr import small_files
 from wasmsr.errors import SnapshotError, WasiConfigError, printable
 from wasmsr.executor.output.frames import FRAMES_FILE, HEAD, FrameFile, FrameLog, read_head
 from wasmsr.jobs.execution.requests import OutputLimits
@@ -68,9 +70,9 @@ def write_archive(
         OSError: The file cannot be written.
     """
     about = json.dumps({"execution_id": execution_id, "log": size}).encode()
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name[: small_files.LONGEST]}.{secrets.token_hex(8)}.part")
     try:
-        with open(part, "wb", buffering=0) as file:
+        with open(part, "xb", buffering=0) as file:
             _member(file, ABOUT, len(about))
             file.write(about)
             _pad(file, len(about))
@@ -132,10 +134,11 @@ class ExecutionArchive:
         self._path = path
         self._file: IO[bytes] = self._opened()
         try:
-            self._tar = tarfile.TarFile(fileobj=self._file)
-            self._parts = self._found()
+            size = os.fstat(self._file.fileno()).st_size
+            self._tar = archives.bounded_tar(self._file, size + tarfile.RECORDSIZE)
+            self._parts = self._found(size)
             self.about = self._read_about()
-        except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        except (tarfile.TarError, OSError, ValueError, EOFError, RecursionError) as error:
             self._file.close()
             raise self._wrong(str(error)) from error
         except BaseException:
@@ -160,9 +163,8 @@ class ExecutionArchive:
             hint="`Executor.snapshot` writes such a file",
         )
 
-    def _found(self) -> dict[str, tarfile.TarInfo]:
+    def _found(self, size: int) -> dict[str, tarfile.TarInfo]:
         found: dict[str, tarfile.TarInfo] = {}
-        size = os.fstat(self._file.fileno()).st_size
         for name in (ABOUT, FRAMES_FILE, PROGRAM, OUTPUTS):
             info = self._tar.next()
             if info is None and name == OUTPUTS:

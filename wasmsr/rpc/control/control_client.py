@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -380,9 +381,9 @@ class Node:
         if not isinstance(file, (str, os.PathLike)):
             return self._take_snapshot(program, file)
         path = os.fspath(file)
-        part = f"{path}.{os.getpid()}.part"
+        part = f"{path}.{secrets.token_hex(8)}.part"
         try:
-            with open(part, "wb") as opened:
+            with open(part, "xb") as opened:
                 saved = self._take_snapshot(program, opened)
             os.replace(part, path)
         finally:

@@ -137,8 +137,7 @@ def _members(path: Path, limit: int) -> Iterator[ArchiveMember]:
     with open(path, "rb") as file:
         stream = _plain(file)
         try:
-            bounded: Any = _Bounded(stream, limit + ENTRIES * OVERHEAD)
-            tape = tarfile.TarFile(fileobj=bounded)
+            tape = bounded_tar(stream, limit + ENTRIES * OVERHEAD)
         except (*_DAMAGED, OSError):
             raise WasiConfigError(
                 f"{path} is neither a directory nor an archive",
@@ -201,6 +200,13 @@ class _Bounded:
     def _check(self, offset: int) -> None:
         if offset > self._most:
             raise tarfile.ReadError(f"it has more than {self._most} bytes")
+
+
+def bounded_tar(stream: IO[bytes], most: int) -> tarfile.TarFile:
+    """Return a tar file of which no more than `most` bytes are read, and no header takes more
+    memory than `PIECE` bytes, whatever it announces. Raises tarfile.TarError."""
+    bounded: Any = _Bounded(stream, most)
+    return tarfile.TarFile(fileobj=bounded)
 
 
 def _of_zip(path: Path, archive: zipfile.ZipFile, item: zipfile.ZipInfo) -> ArchiveMember:
