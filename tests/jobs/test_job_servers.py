@@ -44,9 +44,7 @@ ENDLESS = 10_000_000
 """Lines of a program that a test ends."""
 
 
-def counting_job(
-    lines: int, *, slow: int = 1000, text: str = COUNTER, **values: Any
-) -> bytes:
+def counting_job(lines: int, *, slow: int = 1000, text: str = COUNTER, **values: Any) -> bytes:
     text = text.replace("{lines}", str(lines)).replace("{slow}", str(slow))
     module = base64.b64encode(assemble(text.encode())).decode()
     source = {"Type": "inline", "Params": {"URL": f"data:;base64,{module}"}}

@@ -74,9 +74,7 @@ def test_outputs_are_put_in_their_place(tmp_path: Path, results: Path) -> None:
         ("other", tarfile.DIRTYPE, ""),
     ],
 )
-def test_outputs_that_lie(
-    tmp_path: Path, results: Path, name: str, kind: bytes, link: str
-) -> None:
+def test_outputs_that_lie(tmp_path: Path, results: Path, name: str, kind: bytes, link: str) -> None:
     """The program would get the folder to which a link leads, and our files would go there."""
     victim = tmp_path / "victim"
     victim.mkdir()

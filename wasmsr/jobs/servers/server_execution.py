@@ -66,6 +66,8 @@ class ServerExecution(SteeredExecution):
         self._seen, self._absent = False, 0.0
         self._program = ""
         """The id of its program that was seen last."""
+        self._ending = threading.Lock()
+        """Held by what ends it: a caller or the thread."""
         self._thread: threading.Thread | None = None
 
     @property
@@ -305,9 +307,13 @@ class ServerExecution(SteeredExecution):
         """End the program if it has run longer than it may, or its server was away for an end."""
         if self._time_left() <= 0 and not self._cancelled:
             self._timed_out = True
-        if self._timed_out or self._cancelled:
-            with suppress(WasmsrError):  # it is tried again
-                self._steer("ended", "kill")
+        # A caller that ends it just now hears of it that way.
+        if (self._timed_out or self._cancelled) and self._ending.acquire(blocking=False):
+            try:
+                with suppress(WasmsrError):  # it is tried again
+                    self._steer("ended", "kill")
+            finally:
+                self._ending.release()
 
     def _has_failed(self, found: ProgramOnServer, copy: OutputCopy) -> bool:
         """Let a program go on whose worker was lost, or return True: that is its end."""
@@ -396,17 +402,18 @@ class ServerExecution(SteeredExecution):
             NodeAway: Its server does not answer; it is ended as soon as that does.
             WasmsrError: It has ended.
         """
-        self._cancelled = True
-        try:
-            place = self._servers.find(self.name, self._noted.replaced)
-            if place is None and not self._seen and not self.is_over:
-                return  # no server may have it; the thread sees to that
-            self._steer("cancelled", "kill")
-        except NodeAway:
-            raise
-        except BaseException:
-            self._cancelled = False
-            raise
+        with self._ending:
+            self._cancelled = True
+            try:
+                place = self._servers.find(self.name, self._noted.replaced)
+                if place is None and not self._seen and not self.is_over:
+                    return  # no server may have it; the thread sees to that
+                self._steer("cancelled", "kill")
+            except NodeAway:
+                raise
+            except BaseException:
+                self._cancelled = False
+                raise
         self._over.wait(CANCEL_SECONDS)
 
 

@@ -171,7 +171,9 @@ class SteeredExecution(EndingExecution):
             if standing == "paused":
                 with suppress(WasmsrError):  # it is tried again, or it has ended
                     self.resume()
-            elif standing == self._state == "running":  # its node has not heard that it should pause
+            elif (
+                standing == self._state == "running"
+            ):  # its node has not heard that it should pause
                 self._renote(saving=False)
         finally:
             self._steering.release()
