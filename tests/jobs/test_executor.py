@@ -105,7 +105,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(executor: Executor, tmp_pat
     follower.join(60)
     assert b"".join(followed) == numbers(lines)
     assert executor.describe("a").losses == 2
-    assert len(rewound) <= 2
+    assert len(rewound) <= 4  # each is said twice to who reads at that moment
 
 
 @pytest.mark.parametrize("policy", ["fail", "restart"])

@@ -198,15 +198,21 @@ def commit_log(folder: Path, end: int) -> None:
 
 
 def rewind_log(folder: Path, ends: dict[str, int]) -> None:
-    """Cut a log where a checkpoint has it, durably. Readers hear of it first.
+    """Cut a log where a checkpoint has it, durably.
+
+    Readers hear of it before and after. Without the first, one that reads meanwhile would mix old
+    frames with new ones; without the second, one that has gone back already and has read the old
+    frames again, just before they were cut, would take them for new ones.
 
     Raises:
         OSError: It cannot be cut.
     """
     with open(folder / REWINDS, "ab", buffering=0) as file:
-        file.write(_OFFSET.pack(ends[FRAMES_FILE]))
-        os.fsync(file.fileno())
-    cut_frames(folder, ends)
+        for after in (False, True):
+            if after:
+                cut_frames(folder, ends)
+            file.write(_OFFSET.pack(ends[FRAMES_FILE]))
+            os.fsync(file.fileno())
 
 
 class _Reader:
