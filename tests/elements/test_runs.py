@@ -71,6 +71,10 @@ class Runs:
     def journal(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (self.last / "journal.jsonl").read_text().splitlines()]
 
+    def ended(self) -> list[str]:
+        """The elements of copies that have ended, as the journal has them."""
+        return [one["element"] for entry in self.journal() for one in entry.get("ended", ())]
+
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Runs:
@@ -92,7 +96,7 @@ def test_two_steps_and_a_memory(runs: Runs) -> None:
     row = json.loads(runs("runs", "--json").stdout)
     assert (row["ended"], row["elements"], row["running"]) == (2, 2, False)
     assert runs.result("resume", "r-") == {"sum": 2997}
-    assert len([entry for entry in runs.journal() if "result" in entry]) == 2
+    assert runs.ended() == ["first", "second"]
 
 
 def test_a_graph_as_json_runs_too(runs: Runs) -> None:
@@ -236,6 +240,36 @@ def test_a_gang_starts_together(runs: Runs) -> None:
     assert "a, b, m must be together" in done.stderr and "need 2 CPUs" in done.stderr
 
 
+def test_a_gang_fails_and_starts_again_as_one(runs: Runs) -> None:
+    """What its copies wrote before is gone, or the number would be twice too large."""
+    add = (
+        "    import time\n"
+        "    m = action.get_transport('m', 'rdma')\n"
+        "    m.reg(3)\n"
+        "    m.read(3, addr=0)\n"
+        "    m.buf[0] += 1\n"
+        "    m.write(1, addr=0)\n"
+    )
+    wait = "    while not m.buf[AT]:\n        time.sleep(0.001)\n        m.read(3, addr=0)\n"
+    written(
+        runs.folder / "g",
+        first="type: compute\ndependents: [a, b]\ncorunning: [m]" + MAIN + add + "    return 0\n",
+        a="type: compute\nparents: [first]\ncorunning: [b, m]" + MAIN + add
+        + "    m.buf[1] = 1\n    m.write(1, addr=1, offset=1)\n" + wait.replace("AT", "2")
+        + "    return [m.buf[0], action.runtime.attempt]\n",
+        b="type: compute\nparents: [first]\ncorunning: [a, m]\nretries: 1" + MAIN
+        + "    import time\n    m = action.get_transport('m', 'rdma')\n"
+        "    m.reg(3)\n    m.read(3, addr=0)\n"
+        + wait.replace("AT", "1")
+        + "    if action.runtime.attempt == 1:\n        raise RuntimeError('once')\n"
+        "    m.buf[2] = 1\n    m.write(1, addr=2, offset=2)\n    return action.runtime.attempt\n",
+        m="type: memory\ncorunning: [first, a, b]\nlimits: {mem: 4096}",
+    )  # fmt: skip
+    assert runs.result("run", "--cpus", "2", "g") == {"a": [2, 2], "b": 2}
+    assert sorted(runs.ended()) == ["a", "b", "first"]
+    assert len([entry for entry in runs.journal() if "ended" in entry]) == 2  # a gang is one line
+
+
 def test_more_memory_than_the_machine_has(runs: Runs) -> None:
     written(runs.folder / "g", a="type: compute\nlimits: {mem: 60T}" + MAIN + "    return 1\n")
     done = runs("run", "g")
@@ -282,7 +316,7 @@ def test_a_run_goes_on_after_its_end(runs: Runs, number: signal.Signals) -> None
         code = process.wait(PATIENCE)
     assert code == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[number]
     until(lambda: not alive(pid))
-    assert [entry["element"] for entry in runs.journal() if "result" in entry] == ["a"]
+    assert runs.ended() == ["a"]
     with (runs.last / "journal.jsonl").open("a") as journal:
         journal.write('{"element": "b", "ind')  # a line that the machine did not write whole
     file.touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import socket
 import threading
 from contextlib import suppress
@@ -288,6 +289,43 @@ def test_a_memory_of_another_size_is_refused(tmp_path: Path) -> None:
         MemoryImages(tmp_path).load(MemoryRegion(memoryview(bytearray(200))))
 
 
+def test_a_prepared_cut_counts_if_somebody_says_so(tmp_path: Path) -> None:
+    """With a crash before it is published, the next one to open the folder knows whether it did."""
+    region = MemoryRegion(memoryview(bytearray(2 << 16)))
+    images = MemoryImages(tmp_path)
+
+    def written(value: int) -> None:
+        region.buffer[0] = value
+        region.still_dirty([0])
+
+    def found(counts: int | None) -> int:
+        again = MemoryRegion(memoryview(bytearray(2 << 16)))
+        MemoryImages(tmp_path, counts).load(again)
+        return int(again.buffer[0])
+
+    written(1)
+    images.save(region)
+    written(2)
+    number = images.prepare(region)
+    copy = tmp_path.with_name("copy")
+    shutil.copytree(tmp_path, copy)
+    assert found(number) == 2
+    assert found(None) == found(number) == 2  # it counts for good
+    images = MemoryImages(copy, number - 1)
+    again = MemoryRegion(memoryview(bytearray(2 << 16)))
+    images.load(again)
+    assert again.buffer[0] == 1
+    assert not (copy / "next.json").exists()
+    again.buffer[1] = 7
+    again.still_dirty([0])
+    assert images.prepare(again) == number  # the files of the forgotten cut are in nobody's way
+    images.publish()
+    images.publish()
+    last = MemoryRegion(memoryview(bytearray(2 << 16)))
+    MemoryImages(copy).load(last)
+    assert bytes(last.buffer[:2]) == b"\1\7"
+
+
 def test_more_packs_than_descriptors(tmp_path: Path) -> None:
     """Each cut adds a pack, and all of them are needed if each wrote another page."""
     region = MemoryRegion(memoryview(bytearray(60 << 16)))
@@ -350,7 +388,8 @@ def test_an_offset_that_no_file_has(tmp_path: Path) -> None:
     cut, _ = region.cut()
     index = bytearray(images._index)
     index[36:44] = b"\xff" * 8
-    images._publish(cut, index, 2, {1: 1 << 16})
+    images._prepare(cut, index, 2, {1: 1 << 16})
+    images.publish()
     with pytest.raises(MemoryImageError, match="damaged"):
         MemoryImages(tmp_path).load(MemoryRegion(memoryview(bytearray(1 << 16))))
 

@@ -232,9 +232,8 @@ def states_of(run: RunFolder) -> dict[str, str]:
     """Return the state of each element of a run, as its journal has it."""
     graph = run.graph()
     ended: dict[str, set[int]] = {}
-    for entry in run.entries():
-        if "result" in entry:
-            ended.setdefault(entry["element"], set()).add(entry["index"])
+    for entry in run.results():
+        ended.setdefault(entry["element"], set()).add(entry["index"])
     live = run.runner() is not None
     states = {}
     for one in graph.computes:

@@ -1,7 +1,8 @@
 """A run on disk: its graph, its input, what has ended, logs, and the images of its memories.
 
-Everything that a later `resume` needs is in `journal.jsonl`: a line for each copy that has ended,
-with its result. Files of results are made from it again.
+Everything that a later `resume` needs is in `journal.jsonl`. A line has copies that have ended,
+with their results, and the numbers of the images of memories that belong to them: all of it counts
+or nothing. Files of results are made from it again.
 """
 
 from __future__ import annotations
@@ -198,6 +199,17 @@ class RunFolder:
                     f"run {self.ident}: line {number} of its journal is damaged: {reason(error)}"
                 ) from None
             yield entry
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """Yield what the journal has of each copy that has ended well.
+
+        Raises:
+            ElementError: A line in it is damaged.
+        """
+        for entry in self.entries():
+            if "result" in entry:  # of a version that wrote a line for each
+                yield entry
+            yield from entry.get("ended", ())
 
     # ---- files of one copy -----------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from wasmsr.elements.engine.served_memories import ServedMemories
 from wasmsr.elements.failures import ElementError, ElementFailed, GraphError
 from wasmsr.elements.folder.checks import faults_of
 from wasmsr.elements.folder.element import Element
-from wasmsr.errors import listed, printable
+from wasmsr.errors import listed, printable, reason
 
 PACKET = 1 << 16
 START_SECONDS = 60.0
@@ -31,6 +31,25 @@ class RunStopped(Exception):
     """Somebody asked for the end of the run; what has ended is kept."""
 
 
+@dataclass(eq=False)
+class _Unit:
+    """Copies that start together, end together and start again together: a gang, or one copy.
+
+    Attributes:
+        copies: Elements with the indexes of their copies.
+        running: Numbers of the copies that run.
+        ended: Copies that have ended well, with their results. They count when all have.
+        failed: Whether a copy has failed: the others are killed, and all start again.
+        shares: Whether another unit has used a memory of this one at the same time.
+    """
+
+    copies: list[tuple[Element, int]]
+    running: set[int] = field(default_factory=set)
+    ended: list[tuple[_Running, str]] = field(default_factory=list)
+    failed: bool = False
+    shares: bool = False
+
+
 @dataclass
 class _Running:
     """A copy that runs."""
@@ -38,6 +57,7 @@ class _Running:
     element: Element
     index: int
     attempt: int
+    unit: _Unit
 
 
 @dataclass
@@ -47,11 +67,13 @@ class _Step:
     Attributes:
         left: Indexes of the copies that have not ended well.
         failed: How often a copy has failed, by its index.
+        begun: How often a copy has begun, by its index.
     """
 
     element: Element
     left: set[int]
     failed: dict[int, int] = field(default_factory=dict)
+    begun: dict[int, int] = field(default_factory=dict)
 
 
 class ElementRun:
@@ -90,6 +112,7 @@ class ElementRun:
         self._steps = {one.name: _Step(one, set(range(one.copies))) for one in self._graph.computes}
         self.states = {one.name: "waits" for one in self._graph}
         self._running: dict[int, _Running] = {}
+        self._images: dict[str, int] = {}
         self._queue: deque[list[tuple[Element, int]]] = deque()
         self._waiting: dict[str, Element] = {}
         self._numbers = 0
@@ -133,6 +156,7 @@ class ElementRun:
         begun = self._before()
         self._run.note([{"begun": begun}])
         self._memories = ServedMemories(self._run.path / "memory", begun)
+        self._memories.settle(self._images)
         forker, self._sock = self._start_forker()
         self._order = TopologicalSorter({name: set(of) for name, of in self._parents.items()})
         self._order.prepare()
@@ -160,16 +184,22 @@ class ElementRun:
     def _before(self) -> int:
         """Read what has ended before, and return the number of this beginning."""
         begun = 1
-        for entry in self._run.entries():
-            if "begun" in entry:
-                begun = int(entry["begun"]) + 1
-            elif "result" in entry:
+        try:
+            for entry in self._run.entries():
+                if "begun" in entry:
+                    begun = int(entry["begun"]) + 1
+                self._images.update(entry.get("images", {}))
+            for entry in self._run.results():
                 name, index = entry["element"], entry["index"]
                 step = self._steps.get(name)
                 if step is None or index not in range(step.element.copies):
                     raise ElementError(f"run {self._run.ident}: its journal is of another graph")
                 step.left.discard(index)
                 self._run.result(name, index).write_text(json.dumps(entry["result"]))
+        except (LookupError, TypeError, ValueError) as error:
+            raise ElementError(
+                f"run {self._run.ident}: its journal is damaged: {reason(error)}"
+            ) from error
         return begun
 
     def _start_forker(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
@@ -260,12 +290,22 @@ class ElementRun:
                 self._memories.start(memory)
                 self.states[memory.name] = "runs"
             self._free_bytes -= more
+            unit = _Unit(together)
+            for other in {id(one.unit): one.unit for one in self._running.values()}.values():
+                if self._memories_used(other) & self._memories_used(unit):
+                    other.shares = unit.shares = True
             for element, index in together:
-                self._start(element, index)
+                self._start(element, index, unit)
 
-    def _start(self, element: Element, index: int) -> None:
+    def _memories_used(self, unit: _Unit) -> set[str]:
+        """Return the names of the memories that a unit can write to."""
+        return {
+            memory.name for element, _ in unit.copies for memory in self._memories_of[element.name]
+        }
+
+    def _start(self, element: Element, index: int, unit: _Unit) -> None:
         step = self._steps[element.name]
-        attempt = step.failed.get(index, 0) + 1
+        attempt = step.begun[index] = step.begun.get(index, 0) + 1
         self._numbers += 1
         memories = [
             str(durl)
@@ -288,7 +328,8 @@ class ElementRun:
         self._sock.setblocking(True)
         self._sock.send(packet)
         self._sock.setblocking(False)
-        self._running[self._numbers] = _Running(element, index, attempt)
+        self._running[self._numbers] = _Running(element, index, attempt, unit)
+        unit.running.add(self._numbers)
         self._free_cpus -= element.limits.cpu
         self._free_bytes -= element.limits.mem_bytes
         self.states[element.name] = "runs"
@@ -303,24 +344,36 @@ class ElementRun:
             raise RunStopped
         if self._sock.fileno() not in ready:
             return
-        ended = list(self._told())
-        good, bad = [], []
-        for number, code, why in ended:
+        good: list[tuple[_Running, str]] = []
+        bad: list[tuple[_Running, str]] = []
+        over: list[_Unit] = []
+        for number, code, why in list(self._told()):
             copy = self._running.pop(number)
+            unit = copy.unit
+            unit.running.discard(number)
             self._free_cpus += copy.element.limits.cpu
             self._free_bytes += copy.element.limits.mem_bytes
-            name = copy.element.name
             try:
                 if code or why:
                     raise ElementError(why or _ending(code))
-                text = self._run.read_result(name, copy.index)
-                good.append((copy, text))
+                text = self._run.read_result(copy.element.name, copy.index)
+                unit.ended.append((copy, text))
             except ElementError as error:
-                bad.append((copy, error.message))
+                if not unit.failed:  # or it was killed with the others
+                    unit.failed = True
+                    bad.append((copy, error.message))
+            if unit.running:
+                continue
+            if unit.failed:
+                over.append(unit)
+            else:
+                good += unit.ended
         self._start_what_fits()  # what is ready runs while the disk is waited for
         self._keep(good)
         for copy, why in bad:
-            self._again(copy, why)
+            self._failed(copy, why)
+        for unit in over:
+            self._again(unit)
         self._make_ready()
 
     def _told(self) -> Iterable[tuple[int, int, str]]:
@@ -335,19 +388,25 @@ class ElementRun:
             yield said["id"], said["code"], said["why"]
 
     def _keep(self, good: list[tuple[_Running, str]]) -> None:
-        """Write results to the disk, after the memories that they speak of."""
+        """Write results to the disk, and with them the memories that they speak of.
+
+        The images count from the line of the journal on that has the results: with a crash before
+        it the copies run again with the memories as they were, and after it they do not.
+        """
         if not good:
             return
         for copy, _ in good:
             self._steps[copy.element.name].left.discard(copy.index)
         used = {memory.name for copy, _ in good for memory in self._memories_of[copy.element.name]}
         still = {name for name in used if any(self._steps[user].left for user in self._users[name])}
-        self._memories.save(still)
-        self._run.note(
+        images = self._memories.prepare(still)
+        ended = [
             {"element": copy.element.name, "index": copy.index, "attempt": copy.attempt,
              "result": json.loads(text)}
             for copy, text in good
-        )  # fmt: skip
+        ]  # fmt: skip
+        self._run.note([{"ended": ended, "images": images} if images else {"ended": ended}])
+        self._memories.publish(still)
         for copy, _ in good:
             self._note("end", copy.element.name, copy.index)
         for element in {copy.element.name: copy.element for copy, _ in good}.values():
@@ -365,11 +424,11 @@ class ElementRun:
                     self._free_bytes += memory.limits.mem_bytes * memory.copies
                 self.states[memory.name] = "ended"
 
-    def _again(self, copy: _Running, why: str) -> None:
-        """Start a copy that failed again, if it has a try left.
+    def _failed(self, copy: _Running, why: str) -> None:
+        """Count a failure, and end what runs together with the copy.
 
         Raises:
-            ElementFailed: It has none.
+            ElementFailed: The copy has no try left.
         """
         step = self._steps[copy.element.name]
         failed = step.failed[copy.index] = step.failed.get(copy.index, 0) + 1
@@ -379,14 +438,36 @@ class ElementRun:
             lines = self._run.last_lines(copy.element.name, copy.index)
             raise ElementFailed(copy.element.name, copy.index, why, lines)
         self._note("retry", copy.element.name, copy.index)
-        self._queue.appendleft([(copy.element, copy.index)])
+        for number in copy.unit.running:
+            self._kill(number)
+
+    def _again(self, unit: _Unit) -> None:
+        """Start all copies of a unit again, with its memories as they were when it started.
+
+        The memories are served anew, so that nothing arrives late from a copy that was ended. What
+        was saved of them is from before the unit: results of a unit are kept when all of it has
+        ended. Where another unit has used a memory meanwhile, its writes stay, and so do those of
+        the copies that failed.
+        """
+        if not unit.shares:
+            for name in sorted(self._memories_used(unit)):
+                self._memories.end(name)
+                self._memories.start(self._graph.elements[name])
+        self._queue.appendleft(unit.copies)
+
+    def _kill(self, number: int) -> None:
+        """Have the forker end a copy."""
+        self._sock.setblocking(True)
+        try:
+            self._sock.send(json.dumps({"kill": number}).encode())
+        finally:
+            self._sock.setblocking(False)
 
     def _end_running(self) -> None:
         """Kill what runs; it starts again with `resume`."""
         for number, copy in self._running.items():
             try:
-                self._sock.setblocking(True)
-                self._sock.send(json.dumps({"kill": number}).encode())
+                self._kill(number)
             except OSError:
                 break
             self._note("stop", copy.element.name, copy.index)

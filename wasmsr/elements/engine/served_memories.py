@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,19 @@ class ServedMemories:
             epoch: Older epochs are refused.
         """
         self._folder, self.epoch = folder, epoch
+        self._counts: dict[str, int] = {}
         self._living: dict[str, list[_Living]] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._living
+
+    def settle(self, numbers: Mapping[str, int]) -> None:
+        """Say which prepared images count, by their names, before the memories start.
+
+        Args:
+            numbers: What `prepare` has returned for the last results that were kept.
+        """
+        self._counts.update(numbers)
 
     def start(self, memory: Element) -> None:
         """Serve all copies of a memory, with the bytes of their images.
@@ -57,7 +67,8 @@ class ServedMemories:
                 buffer = stack.enter_context(own_place(memory.limits.mem_bytes))
                 region = MemoryRegion(buffer)
                 stack.callback(region.buffer.release)
-                images = MemoryImages(self._folder / f"{memory.name}@{index}")
+                name = f"{memory.name}@{index}"
+                images = MemoryImages(self._folder / name, self._counts.get(name))
                 images.load(region)
                 region.fence(self.epoch)
                 server = MemoryServer(region)
@@ -80,15 +91,30 @@ class ServedMemories:
             return [own]
         return [own, *(Durl(f"{name}@{at}", "tcp", {"url": url}) for at, url in enumerate(urls))]
 
-    def save(self, names: set[str]) -> None:
-        """Save memories of these names that live.
+    def prepare(self, names: Iterable[str]) -> dict[str, int]:
+        """Save memories of these names that live; it counts when `publish` was called.
+
+        Returns:
+            The number of each image, by its name. With these `settle` says later that they count.
 
         Raises:
-            MemoryImageError: One cannot be saved.
+            MemoryImageError: One cannot be saved; then none of them counts.
+        """
+        return {
+            f"{name}@{index}": one.images.prepare(one.server.region)
+            for name in names
+            for index, one in enumerate(self._living.get(name, ()))
+        }
+
+    def publish(self, names: Iterable[str]) -> None:
+        """Have what was prepared count from now on.
+
+        Raises:
+            MemoryImageError: It cannot be written.
         """
         for name in names:
             for one in self._living.get(name, ()):
-                one.images.save(one.server.region)
+                one.images.publish()
 
     def end(self, name: str) -> None:
         """End a memory; its image stays."""

@@ -3,6 +3,10 @@
 A folder has `image.json`, which is replaced whole, an index of all pages, and packs. A pack has the
 pages that one cut added. An index has 44 bytes for each page: SHA-256, number of the pack, offset;
 a page of zeros has zeros.
+
+A cut that counts only together with something else, such as the cuts of other memories, is first
+prepared: beside `image.json` there is `next.json`. Whoever opens the folder later says whether it
+counts.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,19 +51,26 @@ class MemoryImages:
         folder: Where it is.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, counts: int | None = None) -> None:
         """Open a folder, or make it.
+
+        Args:
+            folder: Where it is.
+            counts: The number of the prepared cut that counts, if it was not published. Another
+                prepared cut does not count, and is removed.
 
         Raises:
             MemoryImageError: It cannot be made, or what is in it is damaged.
         """
         self.folder = folder
+        self._next: _NextCut | None = None
         self._number = 0
         self._index = bytearray()
         self._packs: dict[int, int] = {}
         self._said: dict[str, Any] | None = None
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._settle(counts)
             if (folder / "image.json").exists():
                 self._read()
         except DAMAGES as error:
@@ -95,6 +107,18 @@ class MemoryImages:
             raise ValueError("the checksum of its index differs")
         self._number, self._index, self._said = number, index, said
         self._packs = {int(key): int(value) for key, value in said["packs"].items()}
+
+    def _settle(self, counts: int | None) -> None:
+        """Publish what was prepared if it counts, or forget it."""
+        path = self.folder / "next.json"
+        if not path.exists():
+            return
+        data, _ = small_files.read(path, LARGEST_IMAGE)
+        if counts is not None and json.loads(data)["number"] == counts:
+            os.replace(path, self.folder / "image.json")
+        else:
+            path.unlink()
+        small_files.sync_folder(self.folder)
 
     def load(self, region: MemoryRegion) -> None:
         """Fill a memory, whose bytes are zero, with what was saved.
@@ -162,6 +186,52 @@ class MemoryImages:
         Raises:
             MemoryImageError: It cannot be written; the cut before is still there.
         """
+        written = self._cut_of(region, every_page=every_page)
+        self.publish()
+        return written
+
+    def prepare(self, region: MemoryRegion) -> int:
+        """Save a memory as it is now, so that `publish` cannot fail for want of room.
+
+        Returns:
+            The number of the cut, with which a later `MemoryImages` is told that it counts.
+
+        Raises:
+            MemoryImageError: It cannot be written; the cut before is still there.
+        """
+        self._cut_of(region, every_page=False)
+        assert self._next is not None
+        return self._next.number
+
+    def publish(self) -> None:
+        """Have the prepared cut be the memory; does nothing if there is none.
+
+        Raises:
+            MemoryImageError: It cannot be written; the cut counts if a later `MemoryImages` is told
+                its number.
+        """
+        cut = self._next
+        if cut is None:
+            return
+        try:
+            os.replace(self.folder / "next.json", self.folder / "image.json")
+            small_files.sync_folder(self.folder)
+        except OSError as error:
+            raise MemoryImageError(
+                f"a memory cannot be saved in {printable(self.folder)}: {reason(error)}"
+            ) from error
+        self._next = None
+        self._number, self._index, self._packs, self._said = (
+            cut.number, cut.index, cut.packs, cut.said,
+        )  # fmt: skip
+        keep = {"image.json", f"index-{cut.number}", *(f"pack-{one}" for one in cut.packs)}
+        for name in os.listdir(self.folder):
+            if name not in keep and name.partition("-")[0] in ("index", "pack"):
+                with suppress(OSError):
+                    (self.folder / name).unlink()
+
+    def _cut_of(self, region: MemoryRegion, *, every_page: bool) -> int:
+        """Prepare a cut; return how many bytes of pages were written."""
         cut, pages = region.cut(every_page=every_page)
         try:
             return self._save(cut, pages)
@@ -206,7 +276,7 @@ class MemoryImages:
         packs = {one: length for one, length in self._packs.items() if one in used}
         if written:
             packs[number] = written
-        self._publish(cut, index, number, packs)
+        self._prepare(cut, index, number, packs)
         return written
 
     def _scattered(
@@ -229,7 +299,7 @@ class MemoryImages:
                 raise MemoryImageError(f"{printable(file.name)} is damaged")
             yield page, data, digest
 
-    def _publish(
+    def _prepare(
         self, cut: MemoryCut, index: bytearray, number: int, packs: dict[int, int]
     ) -> None:
         small_files.replace(self.folder / f"index-{number}", bytes(index))
@@ -244,13 +314,18 @@ class MemoryImages:
             "index": hashlib.sha256(index).hexdigest(),
             "packs": packs,
         }  # fmt: skip
-        small_files.replace(self.folder / "image.json", json.dumps(said).encode())
-        keep = {"image.json", f"index-{number}", *(f"pack-{one}" for one in packs)}
-        self._number, self._index, self._packs, self._said = number, index, packs, said
-        for name in os.listdir(self.folder):
-            if name not in keep and name.partition("-")[0] in ("index", "pack"):
-                with suppress(OSError):
-                    (self.folder / name).unlink()
+        small_files.replace(self.folder / "next.json", json.dumps(said).encode())
+        self._next = _NextCut(number, index, packs, said)
+
+
+@dataclass(frozen=True)
+class _NextCut:
+    """A cut that is written and does not count yet."""
+
+    number: int
+    index: bytearray
+    packs: dict[int, int]
+    said: dict[str, Any]
 
 
 @contextmanager
