@@ -61,6 +61,7 @@ ONLY_IN = {
     "wasmtime": {"interp"},
     "yaml": {"elements", "jobs"},
     "elftools": {"debug"},
+    "matplotlib": {"fleet"},
     "ray": {"jobs"},
     "click": {"cli"},
     "rich": {"cli", "snapshot"},

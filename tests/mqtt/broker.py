@@ -93,7 +93,7 @@ class Peer:
         try:
             said = json.loads(message.payload)
         except ValueError:  # it also hears the bad messages that a test sends
-            said = {"action": None, "raw": bytes(message.payload)}
+            said = {"action": "none", "raw": bytes(message.payload)}
         self._heard.put((message.topic, said))
 
     def say(self, topic: str, action: str, data: Any) -> str:

@@ -25,14 +25,16 @@ pytestmark = needs_broker
 class Device:
     """A device that runs what it is told: a file that has `loop` in its name does not end."""
 
-    def __init__(self, name: str, port: int, most: int = 4) -> None:
+    def __init__(self, name: str, port: int, most: int = 4, **more: Any) -> None:
         self.uuid = str(uuid.uuid4())
         self.created: list[dict[str, Any]] = []
         self._control = f"realm/proc/control/{self.uuid}"
         register = f"realm/proc/reg/{self.uuid}"
         self._peer = Peer(port, register, self._control)
         data = {"type": "runtime", "uuid": self.uuid, "name": name, "runtime_type": "linux"}
-        self._peer.say(register, "create", data | {"max_nmodules": most, "apis": ["wasm", "wasi"]})
+        self._peer.say(
+            register, "create", data | more | {"max_nmodules": most, "apis": ["wasm", "wasi"]}
+        )
         self._peer.hear(None)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -132,6 +134,8 @@ def test_a_day_with_a_fleet(fleet: Fleet, devices: list[Device], orchestrator: A
     fleet("stop", first[-6:])
     until(lambda: len(fleet.json("ps")) == 4)
     assert {one["state"] for one in fleet.json("ps")} == {"running"}
+    fleet("kill", *many)
+    until(lambda: not fleet.json("ps"))
 
 
 def test_logs_are_what_the_module_writes(
@@ -188,6 +192,20 @@ def test_no_device(fleet: Fleet) -> None:
     said = fleet("submit", "x.wasm", code=1)
     assert "the orchestrator refuses: no Runtime has these APIs: " in said
     assert said.rstrip().endswith(": wasm wasi")
+
+
+def test_versions(fleet: Fleet, devices: list[Device], broker: TestBroker) -> None:
+    others = [
+        Device("tidy", broker.port, metadata={"version": "wasmsr 0.1.0"}),
+        Device("strange", broker.port, metadata={"version": ["1"], "host": "h"}),
+    ]
+    try:
+        said = {one["name"]: one["version"] for one in fleet.json("version")}
+        assert said == {"kitchen": "-", "attic": "-", "tidy": "wasmsr 0.1.0", "strange": "-"}
+        assert "wasmsr 0.1.0" in fleet("version")
+    finally:
+        for one in others:
+            one.stop()
 
 
 def test_measurements(fleet: Fleet, devices: list[Device], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import click
 
 from wasmsr.cli.fleet import cluster, measured
 from wasmsr.cli.fleet.asking import fleet_client, fleet_speaker, text_of
-from wasmsr.cli.fleet.fleet_options import fleet_options
+from wasmsr.cli.fleet.fleet_options import fleet_options, json_option
 from wasmsr.cli.options.tool_options import WIDE, print_blocks
 from wasmsr.cli.words.messages import say
 from wasmsr.errors import HostError
@@ -65,6 +65,21 @@ STOP = """Stops modules, and waits until their devices say that they have ended.
   wasmsr fleet stop hello
   wasmsr fleet stop 3b48c03a 8a6f"""
 
+KILL = """Ends modules at once: the same as `wasmsr fleet stop`.
+
+WASI has no signals that a module could answer, so there is one way to end it, and it takes effect
+in the middle of whatever the module does.
+
+\b
+  wasmsr fleet kill hello
+  wasmsr fleet kill 3b48c03a 8a6f"""
+
+VERSION = """Prints the version that each device runs; `-` is a device that does not say.
+
+\b
+  wasmsr fleet version
+  wasmsr fleet version --json"""
+
 LOGS = """Prints what a module writes from now on, until it has ended.
 
 \b
@@ -90,7 +105,6 @@ def fleet() -> None:
 for one in (*cluster.COMMANDS, *measured.COMMANDS):
     fleet.add_command(one)
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one object a line.")
 watch_option = click.option(
     "--watch", metavar="SECONDS", type=click.FloatRange(0.1), help="Print it again and again."
 )
@@ -116,6 +130,27 @@ def nodes(fleet: FleetSettings, watch: float | None, as_json: bool) -> int:
         print_blocks([("Devices", ("id", "name", "kind", "modules", "queued"), cells)])
 
     return _again(show, watch)
+
+
+@fleet.command(help=VERSION)
+@fleet_options
+@json_option
+def version(fleet: FleetSettings, as_json: bool) -> int:
+    """Carry out the command; VERSION is its help text."""
+    client, found = fleet_client(fleet), []
+    for one in client.rows("runtimes"):
+        row = client.row("runtimes", text_of(one, "uuid"))  # a list has not all of it
+        metadata, kind = row.get("metadata"), text_of(row, "runtime_type")
+        said = text_of(metadata, "version") if isinstance(metadata, dict) else "-"
+        device = {"uuid": row.get("uuid"), "name": text_of(row, "name"), "runtime_type": kind}
+        found.append(device | {"version": said})
+    if as_json:
+        _print_objects(found)
+        return 0
+    names = ("name", "runtime_type", "version")
+    cells = [(_id(one), *(text_of(one, name) for name in names)) for one in found]
+    print_blocks([("Versions", ("id", "name", "kind", "version"), cells)])
+    return 0
 
 
 @fleet.command(help=PS)
@@ -198,6 +233,19 @@ def runall(fleet: FleetSettings, copies: int, as_json: bool, **asked: Any) -> in
 @click.argument("modules", nargs=-1, required=True)
 def stop(fleet: FleetSettings, modules: tuple[str, ...]) -> int:
     """Carry out the command; STOP is its help text."""
+    return _end(fleet, modules)
+
+
+@fleet.command(help=KILL)
+@fleet_options
+@click.argument("modules", nargs=-1, required=True)
+def kill(fleet: FleetSettings, modules: tuple[str, ...]) -> int:
+    """Carry out the command; KILL is its help text."""
+    return _end(fleet, modules)
+
+
+def _end(fleet: FleetSettings, modules: tuple[str, ...]) -> int:
+    """Ask for the end of modules, and wait for it."""
     client = fleet_client(fleet)
     found = [text_of(client.row("modules", one), "uuid") for one in modules]
     with fleet_speaker(fleet) as speaker:

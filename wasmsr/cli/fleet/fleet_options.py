@@ -73,3 +73,6 @@ def settings_of(
         except ValueError as error:
             raise click.UsageError(f"--http: {error}") from None
     return found
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one object a line.")

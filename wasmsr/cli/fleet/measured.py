@@ -1,7 +1,8 @@
-"""`wasmsr fleet bench`, `collect`, `index`: measurements on the devices of a fleet."""
+"""`wasmsr fleet bench`, `collect`, `report`, `index`: measurements on the devices of a fleet."""
 
 from __future__ import annotations
 
+import json
 import queue
 import time
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wasmsr.cli.fleet.asking import fleet_client, fleet_speaker, text_of
-from wasmsr.cli.fleet.fleet_options import fleet_options
+from wasmsr.cli.fleet.fleet_options import fleet_options, json_option
+from wasmsr.cli.options.tool_options import print_blocks
 from wasmsr.cli.words.messages import say
 from wasmsr.errors import WasmsrError
 
@@ -36,6 +38,15 @@ It ends with Ctrl-C, or after --seconds.
 \b
   wasmsr fleet collect data
   wasmsr fleet collect data --seconds 60 --table data.parquet"""
+
+REPORT = """Says what the records in FOLDER show: the time of a run, by device, program and engine.
+
+Times are in seconds: the median, the quartiles, and the median of the CPU time. With -o it also
+draws them as a picture, whose name ends in .png, .svg or .pdf (needs matplotlib).
+
+\b
+  wasmsr fleet report data
+  wasmsr fleet report data -o times.svg"""
 
 INDEX = """Lists the files below FOLDER, without those that have `common` in their names.
 
@@ -174,6 +185,32 @@ def collect(fleet: FleetSettings, seconds: float | None, table: Path | None, fol
     return code or 0
 
 
+@click.command(help=REPORT)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the times there.",
+)
+@json_option
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+def report(folder: Path, output: Path | None, as_json: bool) -> int:
+    """Carry out the command; REPORT is its help text."""
+    from wasmsr.fleet.reporting import draw_report, read_measured
+
+    measured = read_measured(folder)
+    rows = [one.summary() for one in measured]
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+    else:
+        print_blocks([("Times of a run, in seconds", REPORT_HEAD, [_cells(row) for row in rows])])
+    if output is not None:
+        draw_report(measured, output)
+    return 0
+
+
 @click.command(help=INDEX)
 @click.argument("folder", type=click.Path(path_type=Path))
 def index(folder: Path) -> int:
@@ -183,6 +220,15 @@ def index(folder: Path) -> int:
     for one in index_files(folder):
         click.echo(one)
     return 0
+
+
+REPORT_HEAD = ("device", "program", "engine", "runs", "median", "quartiles", "CPU")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    quartiles = f"{row['lower_quartile']:.4g} to {row['upper_quartile']:.4g}"
+    return (row["device"], row["program"], row["engine"] or "-", str(row["runs"]),
+            f"{row['median']:.4g}", quartiles, f"{row['cpu_median']:.4g}")  # fmt: skip
 
 
 # ---- what both do --------------------------------------------------------------------------------
@@ -240,4 +286,4 @@ def _keep(
         say(f"records of {module} are left out: {error.message}", "warning")
 
 
-COMMANDS = (bench, collect, index)
+COMMANDS = (bench, collect, report, index)

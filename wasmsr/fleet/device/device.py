@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from wasmsr import __version__
 from wasmsr.errors import WasmsrError
 from wasmsr.executor.port import ID_BYTES, RING
 from wasmsr.fleet.device.device_module import (
@@ -137,7 +138,8 @@ class ModuleDevice:
         runtime = {
             "type": "runtime", "uuid": who.runtime, "name": who.name,
             "runtime_type": OURS, "max_nmodules": who.slots, "apis": list(APIS),
-            "platform": who.platform, "metadata": None, "parent": who.manager,
+            "platform": who.platform, "metadata": {"version": f"wasmsr {__version__}"},
+            "parent": who.manager,
         }  # fmt: skip
         return [
             (self.realm.topic("reg", who.manager), FleetMessage("create", manager)),
