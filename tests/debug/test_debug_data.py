@@ -217,6 +217,16 @@ def test_the_page_shows_lines_inlined_calls_and_variables(browser: Any, tmp_path
     values = dict(
         one.text.split(" ", 1) for one in browser.find_elements("css selector", "#variable-rows tr")
     )
+    assert "calls" not in values
+    browser.find_element("id", "outside-title").click()
+
+    def outside() -> list[str]:
+        return [one.text for one in browser.find_elements("css selector", "#outside-rows tr")]
+
+    page.until(lambda: len(outside()) == 2)
+    values |= dict(one.split(" ", 1) for one in outside())
+    browser.find_element("id", "outside-name").send_keys("oint")
+    page.until(lambda: [one.split()[0] for one in outside()] == ["points"])
     i, c = int(values["i"].split()[-1]), int(values["c"].split()[2])
     assert values["text"] == 'const char * 0x400 "abc"' and c == b"abc"[i % 3]
     assert values["c"] == f"unsigned char {c} '{chr(c)}'"

@@ -23,6 +23,8 @@ many may seem to be such a number."""
 FREE_ATTRIBUTES = 64
 """Attributes of an entry that are not counted. Each more counts as an entry: it takes memory, even
 if it takes no byte of the section."""
+_PORTION = 64
+"""Reads that a section takes at once: this is the inner loop."""
 _WORD = 32
 """Characters of a text that count as one entry."""
 
@@ -66,6 +68,7 @@ class CountedSection(BytesIO):
     def __init__(self, data: bytes, allowance: Allowance) -> None:
         super().__init__(data)
         self._allowance = allowance
+        self._left = 0  # of what was taken
         self._number = 0  # bytes so far of what may be a number in the form LEB128
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -80,14 +83,18 @@ class CountedSection(BytesIO):
             TooMuch: There were too many reads.
             Damaged: A number is too long.
         """
-        self._allowance.take()
-        found = super().read(size)
-        if size != 1 or found < b"\x80":
-            self._number = 0
-        else:
-            self._number += 1
-            if self._number > LONGEST_NUMBER:
-                raise Damaged("a number is too long")
+        self._left -= 1
+        if self._left < 0:
+            self._allowance.take(_PORTION)
+            self._left = _PORTION - 1
+        found = BytesIO.read(self, size)
+        if size == 1:
+            if found < b"\x80":
+                self._number = 0
+            else:
+                self._number += 1
+                if self._number > LONGEST_NUMBER:
+                    raise Damaged("a number is too long")
         return found
 
 

@@ -470,6 +470,9 @@ function connect(one) {
         said(error.message + ".");
       }
     });
+  const shown = () => one.running || view.show();
+  byId("outside").addEventListener("toggle", shown);
+  byId("outside-name").addEventListener("input", shown);
   submit("go", () => act("go"));
   submit("answer", () => one.perform(one.answered()));
   submit("look", () => {

@@ -81,10 +81,11 @@ export class Sources {
     return this.#all(all, { ...state, base });
   }
 
-  // The variables outside of functions.
-  globals(state) {
+  // The variables outside of functions whose names have `part` in them.
+  globals(state, part = "") {
     this.outside ??= this.data.variables.filter(([name]) => name !== "?");
-    return this.#all(this.outside, state);
+    const found = part ? this.outside.filter(([name]) => name.includes(part)) : this.outside;
+    return this.#all(found, state);
   }
 
   #all(variables, state) {

@@ -189,9 +189,13 @@ export class View {
       memory,
     };
     const none = () => element("span", "no value here", { class: "soft" });
-    const rows = (found) => found.map(({ name, type, text }) => row([name, type, text ?? none()]));
-    const [inside, outside] = [rows(sources.variables(state)), rows(sources.globals(state))];
-    byId("variable-rows").replaceChildren(...inside, ...outside);
+    const show = (id, found) => {
+      const rows = found.map(({ name, type, text }) => row([name, type, text ?? none()]));
+      byId(id).replaceChildren(...(rows.length ? rows : [row(["none"])]));
+    };
+    show("variable-rows", sources.variables(state));
+    // A program may have very many of them.
+    if (byId("outside").open) show("outside-rows", sources.globals(state, byId("outside-name").value));
   }
 
   #code(one, waiting) {
