@@ -104,6 +104,23 @@ def test_fields_that_cannot_be_have_sentences(page: Opened) -> None:
 
 
 @pytest.mark.full
+def test_the_break_moves_and_goes(page: Opened) -> None:
+    """A count is no place for one: its number was that of a function."""
+
+    def pressed(kind: str, target: str) -> str:
+        page.fill("kind", kind)
+        page.fill("target", target)
+        page.browser.find_element("css selector", "[data-do=setBreak]").click()
+        return page.text("breaks")
+
+    assert pressed("count", "2") == "" and "not at a count" in page.said()
+    mix, turn = pressed("function", "mix"), pressed("function", "turn")
+    assert mix.startswith("Breaks: at byte") and turn.startswith("Breaks: at byte") and mix != turn
+    assert pressed("function", "turn") == ""
+    assert pressed("function", "mix") == mix and pressed("function", "") == ""
+
+
+@pytest.mark.full
 def test_answers_of_the_page_have_a_limit(page: Opened) -> None:
     page.browser.find_element("css selector", "[data-kind=output]").click()
     page.script("wasmsr.given = 2 ** 30")

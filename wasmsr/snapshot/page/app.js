@@ -250,6 +250,7 @@ class Debugger {
   position() {
     const text = byId("target").value.trim();
     const kind = byId("kind").value;
+    if (kind === "count") throw new Error("a break is at a function or an offset, not at a count");
     const top = this.machine.frames(1)[0];
     const instance = top ? top.instance : 0;
     const code = this.view.code(instance);
@@ -288,7 +289,10 @@ class Debugger {
   }
 
   setBreak() {
-    this.breaks.position = this.breaks.position ? null : this.position();
+    const now = this.breaks.position;
+    const wanted = now && !byId("target").value.trim() ? now : this.position();
+    const same = now && now.function === wanted.function && now.offset === wanted.offset;
+    this.breaks.position = same ? null : wanted;
     this.showBreaks();
   }
 
