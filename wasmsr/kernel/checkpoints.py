@@ -3,6 +3,9 @@
 `record.json` names the file of the last state and says what it is. Both are on the disk before
 the client hears of the end of a cell. The state between two cells is kept until the next one, for
 a cell that has to be undone.
+
+A relay removes the folder when it ends. The folder of a relay that was killed stays, so that
+somebody can go on there; later kernels remove it when it is old, or when there are too many.
 """
 
 from __future__ import annotations
@@ -10,9 +13,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +28,16 @@ from wasmsr.errors import WasmsrError
 from wasmsr.kernel.wire import LONGEST, KernelError
 
 RECORD = "record.json"
+RELAY, WORKER = "relay", "lock"
+"""Files that the two processes of a kernel lock as long as they live."""
+KEPT_SECONDS = 30 * 86400.0
+"""Age after which the folder of a kernel that was killed is removed."""
+KEPT = 20
+"""How many folders there may be before those of killed kernels are removed."""
+_FOLDER = re.compile(r"[0-9a-f]{32}")
+_STATE = re.compile(r"state-[0-9]{1,18}\.bin")
+_PART = re.compile(r"\.(state-|kept-|record\.json).*\.part")
+"""What a worker leaves that is killed while it writes."""
 Write = Callable[[str], int]
 
 
@@ -58,10 +74,14 @@ class CellRecord:
             made = cls(**given)
             for name, value in asdict(made).items():
                 kind = type(getattr(cls(), name))
-                if name not in ("reply", "value") and type(value) is not kind:
+                kinds = (dict, type(None)) if name in ("reply", "value") else (kind,)
+                if type(value) not in kinds or (kind is int and value < 0):
                     raise TypeError(f"{name} is not right")
-            if any(os.sep in one for one in (made.file, made.between)):
-                raise ValueError("it names a file elsewhere")
+            if any(one and not _STATE.fullmatch(one) for one in (made.file, made.between)):
+                raise ValueError("it names a file that is no state")
+            for name, count in made.shown.items():
+                if name not in ("stdout", "stderr", "objects") or type(count) is not int:
+                    raise TypeError("shown is not right")
         except FileNotFoundError:
             return cls()
         except (OSError, TypeError, ValueError) as error:
@@ -83,11 +103,12 @@ class StateFolder:
         self.path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(path / WORKER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         except OSError as error:
             raise KernelError(f"the kernel cannot keep states in {path}: {error}") from error
         self.record = CellRecord.read(path)
+        self._tidy()
         self._writing: threading.Thread | None = None
         self._failure: str | None = None
 
@@ -142,9 +163,93 @@ class StateFolder:
             raise KernelError(f"the state cannot be noted: {error.strerror}") from error
         self.record = made
         for old in {before.file, before.between} - {made.file, made.between, ""}:
-            (self.path / old).unlink(missing_ok=True)
+            with suppress(OSError):
+                (self.path / old).unlink()
+
+    def _tidy(self) -> None:
+        """Remove what a worker that was killed has left."""
+        with suppress(OSError):
+            for one in self.path.iterdir():
+                stale = _STATE.fullmatch(one.name) or _PART.fullmatch(one.name)
+                if stale and one.name not in (self.record.file, self.record.between):
+                    with suppress(OSError):
+                        one.unlink()
 
 
-def forget_states(path: Path) -> None:
-    """Remove the folder of a kernel that has ended, with all that was kept."""
-    shutil.rmtree(path, ignore_errors=True)
+class KernelFolder:
+    """The folder of a kernel, which one relay has as long as it lives.
+
+    Args:
+        path: The folder, which is made if it is not there.
+
+    Raises:
+        KernelError: Another relay has it, or it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = _lock(path / RELAY)
+        except BlockingIOError as error:
+            raise KernelError(
+                "a kernel with this connection file is running",
+                hint="a client opens it by the name of this file: jupyter console --existing FILE",
+            ) from error
+        except OSError as error:
+            raise KernelError(f"the kernel cannot keep states in {path}: {error}") from error
+
+    def empty(self) -> None:
+        """Remove what an earlier relay has left, when its worker has ended, too."""
+        try:
+            with open(self.path / WORKER, "ab") as worker:
+                fcntl.flock(worker, fcntl.LOCK_EX)
+                for one in self.path.iterdir():
+                    if one.name in (RELAY, WORKER):
+                        continue
+                    if one.is_dir() and not one.is_symlink():
+                        shutil.rmtree(one)
+                    else:
+                        one.unlink()
+        except OSError as error:
+            raise KernelError(f"the states in {self.path} cannot be removed: {error}") from error
+
+    def remove(self) -> None:
+        """Remove the folder, with all that was kept."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def remove_old(kernels: Path) -> None:
+    """Remove folders of killed kernels: old ones, and those that `KEPT` newer ones follow.
+
+    Args:
+        kernels: The folder with the folders of all kernels of this user.
+    """
+    ages = []
+    with suppress(OSError):
+        for one in kernels.iterdir():
+            if _FOLDER.fullmatch(one.name) and one.is_dir() and not one.is_symlink():
+                with suppress(OSError):
+                    last = max(entry.stat().st_mtime for entry in (one, *one.iterdir()))
+                    ages.append((time.time() - last, one))
+    for newer, (age, one) in enumerate(sorted(ages)):
+        if newer >= KEPT or age > KEPT_SECONDS:
+            with suppress(OSError):
+                lock = _lock(one / RELAY)  # it fails for a kernel that lives
+                shutil.rmtree(one, ignore_errors=True)
+                os.close(lock)
+
+
+def _lock(path: Path) -> int:
+    """Return a descriptor that locks a file. Raises BlockingIOError: Another process has it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    number = os.open(path, flags, 0o600)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(number).st_ino != os.stat(path).st_ino:  # it was removed meanwhile
+            raise BlockingIOError
+    except BaseException:
+        os.close(number)
+        raise
+    return number

@@ -109,7 +109,9 @@ class ConnectionFile:
     @property
     def folder(self) -> Path:
         """Where the states of the kernel with this file are: the same as long as it lives."""
-        base = os.environ.get("XDG_STATE_HOME", "") or os.path.expanduser("~/.local/state")
+        base = os.environ.get("XDG_STATE_HOME", "")
+        if not os.path.isabs(base):
+            base = os.path.expanduser("~/.local/state")
         text = repr((sorted(self.addresses.items()), self.key))
         name = hashlib.sha256(text.encode()).hexdigest()[:32]
         return Path(base) / "wasmsr" / "kernels" / name

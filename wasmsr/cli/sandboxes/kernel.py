@@ -143,21 +143,24 @@ def run(
     _need()
     import signal
 
-    from wasmsr.kernel.checkpoints import forget_states
+    from wasmsr.kernel.checkpoints import KernelFolder, remove_old
     from wasmsr.kernel.ports import ClientPorts
     from wasmsr.kernel.relay import KernelRelay
     from wasmsr.kernel.settings import ConnectionFile
 
     settings = _settings(packages, mounts, max_memory, checkpoint_every)
     connection = ConnectionFile.read(Path(file))
+    folder = KernelFolder(connection.folder)
+    ports = ClientPorts(connection)
     if not goes_on:
-        forget_states(connection.folder)
-    relay = KernelRelay(ClientPorts(connection), settings, connection.folder, goes_on=goes_on)
+        folder.empty()  # not before the ports are ours: the states may be those of a live kernel
+    remove_old(folder.path.parent)
+    relay = KernelRelay(ports, settings, folder.path, goes_on=goes_on)
     if not goes_on:
         relay.open_worker()
     signal.signal(signal.SIGINT, lambda *_: relay.interrupt())
     relay.serve()
-    forget_states(connection.folder)
+    folder.remove()
 
 
 def _settings(packages: str, mounts: tuple[str, ...], max_memory: str, every: float) -> Any:
