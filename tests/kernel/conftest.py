@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,13 @@ def written(shown: list[Any], name: str = "stdout") -> str:
 
 @pytest.fixture
 def kernel(jupyter: Path) -> Iterator[Client]:
+    with started() as client:
+        yield client
+
+
+@contextmanager
+def started() -> Iterator[Client]:
+    """Start the kernel `wasmsr` as its spec says."""
     from jupyter_client.manager import start_new_kernel
 
     manager, client = start_new_kernel(kernel_name="wasmsr", startup_timeout=120)

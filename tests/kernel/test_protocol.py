@@ -141,6 +141,28 @@ def test_hostile_messages_change_nothing(kernel: Client) -> None:
     assert kernel.text("print(x)") == "kept\n"
 
 
+def test_text_that_is_no_unicode_ends_nothing(kernel: Client) -> None:
+    """Half of a surrogate pair, from code and from a client: JSON can have it, a message cannot."""
+    reply, shown = kernel.run("class A:\n    def __repr__(self): return 'a\\ud800b'\nA()")
+    assert reply["status"] == "ok", reply
+    (value,) = [one["data"] for kind, one in shown if kind == "execute_result"]
+    assert value == {"text/plain": "a\ufffdb"}
+    reply, _ = kernel.run("raise ValueError('\\udc80')")
+    assert (reply["ename"], reply["evalue"]) == ("ValueError", "\ufffd")
+    about = kernel.manager.get_connection_info()
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket.connect(f"tcp://{about['ip']}:{about['shell_port']}")
+    right = Session(key=about["key"], signature_scheme="hmac-sha256")
+    parts = right.serialize(right.msg("execute_request", {"code": "x"}))
+    signed = [*parts[2:5], b'{"code": "x = 5  # \\ud800"}']
+    socket.send_multipart([parts[0], right.sign(signed), *signed])
+    assert socket.poll(60_000)
+    _, reply = right.recv(socket)
+    socket.close(linger=0)
+    assert reply["content"]["status"] == "ok"
+    assert kernel.text("print(x)") == "5\n"
+
+
 def test_output_of_any_size_comes_in_order(kernel: Client) -> None:
     text = kernel.text("for i in range(3000): print(i, 'x' * 40)")
     assert text == "".join(f"{i} {'x' * 40}\n" for i in range(3000))

@@ -11,15 +11,20 @@ import base64
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wasmsr import small_files
 from wasmsr.kernel.ports import ClientMessage
+from wasmsr.kernel.replies import Cell, forget_old
+from wasmsr.kernel.wire import KernelError
 
 REQUESTS = "requests.jsonl"
 SHOWN = "shown.jsonl"
+SPARE = 1 << 20
+"""Bytes of notes that are no longer needed, from which on a small journal is written anew."""
 
 
 @dataclass
@@ -41,36 +46,49 @@ class Remembered:
     executed: int = 0
     begun: str | None = None
     lines: list[str] = field(default_factory=list)
-    history: list[tuple[int, str, str | None]] = field(default_factory=list)
+    history: list[Cell] = field(default_factory=list)
 
 
 class RequestJournal:
     """The journal of one relay.
 
+    Notes that cannot be written, because the disk is full, are written later. `failure` tells it.
+
     Args:
         folder: Where it is.
         keeps: Whether what is there is read; otherwise it begins anew.
+
+    Raises:
+        KernelError: It cannot be written.
     """
 
     def __init__(self, folder: Path, *, keeps: bool) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = folder / REQUESTS
+        self._file: int | None = None
+        self._size = self._added = 0
+        """Bytes when it was written anew, and since then."""
+        self._behind = self._secret = False
+        """Whether it lacks notes; whether it has lines that were typed, which may be passwords."""
+        self._failure: str | None = None
         self.remembered = Remembered()
-        if keeps:
-            for entry in read_lines(self._path):
-                self._apply(entry)
-        self._rewrite()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for part in folder.glob(f".{REQUESTS}.*.part"):  # a relay was killed that wrote it
+                part.unlink()
+            if keeps:
+                self._read()
+            self._rewrite()
+        except OSError as error:
+            raise KernelError(f"requests cannot be noted in {folder}: {error}") from error
+
+    def failure(self) -> str | None:
+        """Return why requests cannot be noted at present, once."""
+        found, self._failure = self._failure, None
+        return found
 
     def got(self, message: ClientMessage) -> None:
         """Note a request."""
-        self._note(
-            {
-                "got": message.kind,
-                "header": message.header,
-                "content": message.content,
-                "idents": [base64.b64encode(one).decode() for one in message.idents],
-            }
-        )
+        self._note(_got(message))
 
     def begun(self, message: ClientMessage, number: int, count: int) -> None:
         """Note that the worker gets a request."""
@@ -80,21 +98,38 @@ class RequestJournal:
         """Note a line that was typed."""
         self._note({"line": line})
 
-    def over(
-        self, message: ClientMessage, executed: int, past: tuple[int, str, str | None] | None
-    ) -> None:
+    def over(self, message: ClientMessage, executed: int, past: Cell | None) -> None:
         """Note that a request has ended, after its answer was sent."""
+        self._secret = bool(self.remembered.lines)
         self._note({"over": message.header["msg_id"], "executed": executed, "past": past})
-        if past is not None:
-            self._rewrite()
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
+
+    def _read(self) -> None:
+        """Take over what is there, up to the first entry that is damaged."""
+        with suppress(LookupError, TypeError, ValueError):
+            for entry in read_lines(self._path):
+                self._apply(entry)
 
     def _note(self, entry: dict[str, Any]) -> None:
-        data = (json.dumps(entry, default=_as_text) + "\n").encode()
+        data = _line(entry)
         self._apply(json.loads(data))
+        try:
+            if self._behind or self._secret or self._added > max(SPARE, self._size):
+                self._rewrite()  # with this entry
+            else:
+                self._append(data)
+        except OSError as error:
+            if not self._behind:
+                self._failure = error.strerror or str(error)
+            self._behind = True
+
+    def _append(self, data: bytes) -> None:
+        assert self._file is not None
+        self._added += len(data)
         while data:
             data = data[os.write(self._file, data) :]
 
@@ -116,6 +151,7 @@ class RequestJournal:
             now.executed = entry["executed"]
             if entry["past"] is not None:
                 now.history.append(tuple(entry["past"]))
+                forget_old(now.history)
             if now.begun == entry["over"]:
                 now.begun, now.lines = None, []
         elif "history" in entry:
@@ -125,46 +161,58 @@ class RequestJournal:
             now.history = [tuple(one) for one in entry["history"]]
 
     def _rewrite(self) -> None:
-        """Leave out what is no longer needed."""
+        """Leave out what is no longer needed. Raises OSError."""
         now = self.remembered
         first = {name: getattr(now, name) for name in ("number", "count", "executed", "history")}
-        small_files.replace(self._path, (json.dumps(first) + "\n").encode())
-        old = getattr(self, "_file", None)
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        if old is not None:
-            os.close(old)
-        waiting, begun, lines = list(now.waiting.values()), now.begun, list(now.lines)
-        for one in waiting:
-            self.got(one)
-        if begun is not None:
-            self._note({"begun": begun, "number": now.number, "count": now.count})
-            for line in lines:
-                self.typed(line)
+        entries = [first, *map(_got, now.waiting.values())]
+        if now.begun is not None:
+            entries.append({"begun": now.begun, "number": now.number, "count": now.count})
+            entries += [{"line": line} for line in now.lines]
+        data = b"".join(map(_line, entries))
+        small_files.replace(self._path, data)
+        made = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self.close()
+        self._file, self._size, self._added = made, len(data), 0
+        self._behind = self._secret = False
 
 
 class ShownFile:
     """What the cell that runs has shown, as its worker writes it.
 
+    If the disk is full, the rest is left out: a relay that takes over shows less of the cell.
+
     Args:
         folder: Where it is.
+
+    Raises:
+        KernelError: It cannot be opened.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / SHOWN
-        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._full = False
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        try:
+            self._file = os.open(self._path, flags, 0o600)
+        except OSError as error:
+            raise KernelError(f"the kernel cannot write {self._path}: {error}") from error
 
     def begin(self, counts: Mapping[str, int]) -> None:
         """Keep only so much: characters by stream, and objects."""
         kept = list(cut(read_lines(self._path), counts)) if any(counts.values()) else []
         os.ftruncate(self._file, 0)
+        self._full = False
         for one in kept:
             self.add(one)
 
     def add(self, message: Mapping[str, Any]) -> None:
         """Add what is shown."""
-        data = (json.dumps(message) + "\n").encode()
-        while data:
-            data = data[os.write(self._file, data) :]
+        data = b"" if self._full else _line(message)
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+        except OSError:
+            self._full = True
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -199,6 +247,19 @@ def cut(
         elif left["objects"] > 0:
             left["objects"] -= 1
             yield one
+
+
+def _got(message: ClientMessage) -> dict[str, Any]:
+    return {
+        "got": message.kind,
+        "header": message.header,
+        "content": message.content,
+        "idents": [base64.b64encode(one).decode() for one in message.idents],
+    }
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return (json.dumps(entry, default=_as_text) + "\n").encode()
 
 
 def _as_text(value: Any) -> str:

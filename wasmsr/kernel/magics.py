@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,6 +29,8 @@ KNOWN = {
 }
 LONGEST = 60
 """Characters of a snapshot's name."""
+LONGEST_BYTES = 110
+"""Bytes of it: a file's name has two characters for each, and at most 255."""
 
 
 class MagicError(WasmsrError):
@@ -113,8 +117,8 @@ class Magics:
             while str(number) in names:
                 number += 1
             name = str(number)
-        if len(name) > LONGEST:
-            raise MagicError(f"a name has at most {LONGEST} characters")
+        if len(name) > LONGEST or len(name.encode()) > LONGEST_BYTES:
+            raise MagicError(f"a name has at most {LONGEST} characters, and {LONGEST_BYTES} bytes")
         sandbox.save(self._file(name))
         self._tell(f"kept as {name}\n")
 
@@ -125,11 +129,23 @@ class Magics:
 
     def _fork(self, sandbox: Sandbox) -> None:
         """Start a kernel in the state of this one; its worker starts when it is used."""
-        from jupyter_client.connect import write_connection_file
         from jupyter_core.paths import jupyter_runtime_dir
 
-        mark = os.urandom(8).hex()
-        path = Path(jupyter_runtime_dir()) / f"kernel-{mark}.json"
+        path = Path(jupyter_runtime_dir()) / f"kernel-{os.urandom(8).hex()}.json"
+        try:
+            self._start_fork(sandbox, path)
+        except (OSError, WasmsrError) as error:
+            with suppress(OSError, WasmsrError):
+                shutil.rmtree(ConnectionFile.read(path).folder, ignore_errors=True)
+            with suppress(OSError):
+                path.unlink()
+            raise MagicError(
+                f"the fork cannot be made: {error}", hint="is there space on the disk?"
+            ) from error
+
+    def _start_fork(self, sandbox: Sandbox, path: Path) -> None:
+        from jupyter_client.connect import write_connection_file
+
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = os.urandom(32).hex().encode()
         write_connection_file(str(path), key=key, kernel_name="wasmsr")

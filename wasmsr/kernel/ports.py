@@ -17,12 +17,15 @@ from jupyter_client.session import Session
 
 from wasmsr.kernel.settings import ConnectionFile
 from wasmsr.kernel.wire import KernelError
+from wasmsr.sandbox.streams import well_formed
 
 LONGEST = 64 << 20
 """Bytes of one part of a client's message; a client that sends more is cut off."""
 PATIENCE = 30.0
 """Seconds for which an answer is kept for a client that is away."""
 MOST_KEPT = 1000
+MOST_AT_ONCE = 100
+"""Heartbeats that are answered, before others have their turn."""
 AGAIN = 0.1
 _log = logging.getLogger(__name__)
 _KINDS = {
@@ -99,7 +102,7 @@ class ClientPorts:
             if len(rest) < 5:
                 raise ValueError("it has too few parts")
             message = self.session.deserialize(rest)
-            header, content = message["header"], message["content"]
+            header, content = map(well_formed, (message["header"], message["content"]))
             kind = message["msg_type"]
             if not isinstance(content, dict):
                 raise ValueError("its content is no object")
@@ -112,7 +115,7 @@ class ClientPorts:
 
     def echo(self) -> None:
         """Answer the heartbeats that are there."""
-        while True:
+        for _ in range(MOST_AT_ONCE):
             try:
                 self.sockets["hb"].send_multipart(self.sockets["hb"].recv_multipart(zmq.NOBLOCK))
             except zmq.ZMQError:

@@ -17,13 +17,15 @@ import zmq
 
 from wasmsr.kernel.journal import SHOWN, Remembered, RequestJournal, cut, read_lines
 from wasmsr.kernel.ports import PATIENCE, ClientMessage, ClientPorts
-from wasmsr.kernel.replies import Cell, kernel_info, past_cells
+from wasmsr.kernel.replies import LONGEST_VALUE, Cell, forget_old, kernel_info, past_cells
 from wasmsr.kernel.settings import KernelSettings
 from wasmsr.kernel.showing import NOTHING, CellOutput
 from wasmsr.kernel.wire import CellProcess
 
 LOSSES = 10
 """Workers that may end one after the other without any progress."""
+MOST_WAITING = 1000
+"""Requests that wait for their turn; further ones stay in the port."""
 _log = logging.getLogger(__name__)
 _ASKED = ("execute", "complete", "inspect", "is_complete")
 
@@ -140,9 +142,11 @@ class KernelRelay:
         """Wait for something, and do what follows."""
         waits = [one for one in (self._output.wait(), self.ports.retry()) if one is not None]
         wait = min(waits, default=None)
+        sockets = self.ports.sockets
+        full = len(self._waiting) >= MOST_WAITING
+        self._poller.register(sockets["shell"], 0 if full else zmq.POLLIN)
         events = self._poller.poll(None if wait is None else int(1000 * wait) + 1)
         ready = {one for one, _ in events}
-        sockets = self.ports.sockets
         if sockets["hb"] in ready:
             self.ports.echo()
         if sockets["iopub"] in ready:
@@ -213,12 +217,14 @@ class KernelRelay:
         self._lines, self._cancelled = [], False
         self._output.begin()
         self._journal.begun(message, self._number, self._count)
+        failure = self._journal.failure()
+        if failure is not None:
+            why = f"wasmsr: If the kernel's own process ends now, requests are lost: {failure}."
+            self._output.mark(why, {"unnoted": True})
         if message.kind == "execute_request" and not request["silent"]:
             said = {"code": request["code"], "execution_count": request["count"]}
             self.ports.publish("execute_input", said, message.header)
-        if self._why is not None:
-            self._done({"reply": self._failed("KernelError", self._why), "value": None})
-            return
+        self._why = None  # what was missing may be there by now
         if self._worker is not None and self._worker.ready:
             self._say_older()
             self._tell(n=self._number, goes_on=False, **request)
@@ -256,6 +262,7 @@ class KernelRelay:
         if not silent and given.get("store_history", True):
             self._count += 1
             self._history.append((self._count, code, None))
+            forget_old(self._history)
         return {
             "op": op,
             "code": code,
@@ -346,8 +353,12 @@ class KernelRelay:
         if now is not None and self._takes_over and now.kind == "execute_request":
             self._show_whole(record, number)
         self._takes_over = False
+        self._number = max(number, record["done"])  # the journal may be older than the state
         if now is not None and record["done"] == number:
             self._done(record)
+        elif now is not None and record["done"] > number:
+            why = "the kernel has no notes of what came of this request; it is not made again"
+            self._done({"reply": self._failed("KernelError", why), "value": None})
         elif now is not None:
             goes_on = record["now"] == number
             if self._lost_by is not None and now.kind == "execute_request":
@@ -392,7 +403,6 @@ class KernelRelay:
         if self._why is None and self._losses > LOSSES:
             if self._now is not None:
                 why = f"{self._losses} processes one after the other have ended here ({said})"
-                self._losses = 0
                 self._done({"reply": self._failed("KernelError", why), "value": None})
             else:
                 self._why = f"the process of the sandbox ends again and again ({said})"
@@ -418,14 +428,18 @@ class KernelRelay:
                 said = {"data": value, "metadata": {}, "execution_count": self._count}
                 self.ports.publish("execute_result", said, now.header)
                 if self._history and self._history[-1][0] == self._count:
-                    self._history[-1] = (*self._history[-1][:2], value.get("text/plain"))
+                    text = value.get("text/plain", "")[:LONGEST_VALUE]
+                    self._history[-1] = (*self._history[-1][:2], text)
             elif reply["status"] == "error" and not silent:
                 said = {name: reply[name] for name in ("ename", "evalue", "traceback")}
                 self.ports.publish("error", said, now.header)
         aborts = now.kind == "execute_request" and reply["status"] == "error"
         if aborts and now.content.get("stop_on_error", True):
             # What a client sends after it has seen the error is not refused.
-            while (other := self.ports.receive("shell")) is not None:
+            while len(self._waiting) < MOST_WAITING:
+                other = self.ports.receive("shell")
+                if other is None:
+                    break
                 self._received(other)
         else:
             aborts = False

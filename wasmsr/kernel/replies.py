@@ -12,6 +12,21 @@ PROTOCOL = "5.3"
 """The version of Jupyter's messaging protocol."""
 Cell = tuple[int, str, "str | None"]
 """A cell of the history: its number, its code, and the text of its value."""
+MOST_CELLS = 10_000
+MOST_TEXT = 16 << 20
+"""Characters of all cells of the history."""
+LONGEST_VALUE = 10_000
+"""Characters of a value that are kept in the history."""
+
+
+def forget_old(history: list[Cell]) -> None:
+    """Remove the oldest cells of a history that has too many, or too much text; one stays."""
+    text = sum(len(code) + len(value or "") for _, code, value in history)
+    gone = 0
+    while gone < len(history) - 1 and (text > MOST_TEXT or len(history) - gone > MOST_CELLS):
+        text -= len(history[gone][1]) + len(history[gone][2] or "")
+        gone += 1
+    del history[:gone]
 
 
 def past_cells(history: Sequence[Cell], content: Mapping[str, Any]) -> list[Any]:

@@ -28,6 +28,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,23 @@ class CellProcess:
                 stdin=subprocess.DEVNULL,
             )
         self._reader = MessageReader()
+        self._frames: deque[bytes] = deque()
+        self._sends = False
 
     def send(self, **message: Any) -> None:
-        """Send a message; a worker that has ended does not get it."""
-        try:
-            self.stream.sendall(frame(message))
-        except OSError:
-            _log.info("the worker has ended before it got a message")
+        """Send a message; a worker that has ended does not get it.
+
+        The handler of a signal may send one while another is half sent: it comes behind it.
+        """
+        self._frames.append(frame(message))
+        while self._frames and not self._sends:
+            self._sends = True
+            try:
+                self.stream.sendall(self._frames.popleft())
+            except OSError:
+                _log.info("the worker has ended before it got a message")
+            finally:
+                self._sends = False
 
     def receive(self) -> list[dict[str, Any]] | None:
         """Return the messages that are there; None if the worker has ended."""

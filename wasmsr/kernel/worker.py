@@ -8,6 +8,7 @@ and from time to time while a cell runs; a new process goes on there.
 from __future__ import annotations
 
 import base64
+import json
 import os
 import queue
 import signal
@@ -25,7 +26,7 @@ from wasmsr.kernel.checkpoints import CellRecord, StateFolder
 from wasmsr.kernel.journal import ShownFile
 from wasmsr.kernel.magics import Magics, split_magics
 from wasmsr.kernel.settings import KernelSettings
-from wasmsr.kernel.wire import MessageReader, frame, receive
+from wasmsr.kernel.wire import LONGEST, MessageReader, frame, receive
 from wasmsr.sandbox.results import SandboxLimits, SandboxResult, SandboxValue
 from wasmsr.sandbox.sandbox import Sandbox
 
@@ -33,6 +34,8 @@ NUDGE = 0.02
 """Seconds after which a wish is told again: a call that begins just then does not hear it."""
 INTERRUPTS = 3
 """From so many interrupts on, a cell that goes on is undone."""
+MOST_TOLD = LONGEST // 2
+"""Bytes of what comes of a request, so that a message and a record can have it."""
 
 
 class _InputAwaited(Exception):
@@ -87,6 +90,7 @@ class CellWorker:
             except WasmsrError as error:
                 text = f"{error}\n{error.hint}" if error.hint else str(error)
                 value, reply = None, failed(type(error).__name__, str(error), text)
+            value, reply = bounded(value, reply)
             if request["op"] == "execute":
                 self._keep(value, reply)
             self.tell("done", reply=reply, value=value, parks=self._magics.parks)
@@ -286,21 +290,23 @@ class CellWorker:
     # ---- threads ---------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Take what the relay sends; end the process with it."""
+        """Take what the relay sends. The process ends with it, and with what is no message."""
         reader = MessageReader()
-        while (found := receive(self._stream, reader)) is not None:
-            for message in found:
-                op = message["op"]
-                if op == "cancel":
-                    self._cancel = message["n"]
-                    self._lines.put(None)
-                elif op == "input":
-                    self._lines.put(message["value"])
-                elif op == "end":
-                    os._exit(0)
-                else:
-                    self._requests.put(message)
-        os._exit(0)
+        try:
+            while (found := receive(self._stream, reader)) is not None:
+                for message in found:
+                    op = message["op"]
+                    if op == "cancel":
+                        self._cancel = message["n"]
+                        self._lines.put(None)
+                    elif op == "input":
+                        self._lines.put(message["value"])
+                    elif op == "end":
+                        return
+                    else:
+                        self._requests.put(message)
+        finally:
+            os._exit(0)
 
     def _nudge(self) -> None:
         """Stop the call as long as somebody has a wish that it does not know of."""
@@ -319,6 +325,15 @@ def as_data(value: SandboxValue) -> dict[str, str]:
     }
 
 
+def bounded(value: Any, reply: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return what came of a request, or an error in its place that says that it is too long."""
+    size = len(json.dumps([value, reply]))
+    if size <= MOST_TOLD:
+        return value, reply
+    said = f"the value has {size} bytes as a message: the limit is {MOST_TOLD}; show a part of it"
+    return None, failed("LimitExceeded", said)
+
+
 def failed(name: str, message: str, text: str = "") -> dict[str, Any]:
     """Return the content of a reply that says what went wrong."""
     lines = (text or f"{name}: {message}").rstrip("\n").split("\n")
@@ -333,7 +348,8 @@ def main() -> None:
     try:
         worker = CellWorker(stream, settings, StateFolder(Path(sys.argv[3])))
     except WasmsrError as error:
-        stream.sendall(frame({"k": "failed", "n": 0, "why": str(error)}))
+        why = f"{error} ({error.hint})" if error.hint else str(error)
+        stream.sendall(frame({"k": "failed", "n": 0, "why": why}))
         return
     worker.serve()
 
