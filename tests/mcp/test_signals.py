@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,18 @@ def test_a_signal_leaves_no_folder(tmp_path: Path, number: signal.Signals, by_ht
         with socket.create_server(("127.0.0.1", 0)) as free:
             listen = ["--listen", str(free.getsockname()[1])]
     command = [sys.executable, "-m", "wasmsr", "mcp", "--state-dir", str(state), *listen]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as server:
+
+    def heeds() -> None:
+        """Under `nohup` it would take no hangup, as it should."""
+        signal.signal(number, signal.SIG_DFL)
+
+    with (
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heeds
+        ) as server,
+        ExitStack() as stack,
+    ):
+        stack.callback(server.kill)
         assert server.stderr is not None
         if by_http:
             assert b"clients find" in server.stderr.readline()
