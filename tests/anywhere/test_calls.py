@@ -236,6 +236,7 @@ def test_answers(engine: Engine, tmp_path: Path) -> None:
     assert len(found) > 190
 
 
+@pytest.mark.full
 @one_quick(NODE)
 @pytest.mark.parametrize("mode", ["ro", "input"])
 def test_what_is_only_read_here_is_only_read_there(

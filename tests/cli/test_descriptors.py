@@ -224,6 +224,7 @@ def test_a_host_that_cannot_read_is_a_snapshot_error(monkeypatch: pytest.MonkeyP
     program.close()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("method", [one.name for one in METHODS])
 def test_checkpoints_when_nothing_can_be_opened(folder: Path, method: str) -> None:
     """They are written while the program runs, and keep what finds dirty pages."""

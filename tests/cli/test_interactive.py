@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.cli.conftest import PATIENCE, wait_for_instructions
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ def press(process: subprocess.Popen[bytes], keys: bytes) -> None:
     process.stdin.flush()
 
 
+@pytest.mark.full
 def test_snapshot_in_the_middle_of_a_request(cli: Cli) -> None:
     """The counters go on right: in the process that goes on, and in one that resumes."""
     process = begin_request(cli, *LONG)
@@ -94,6 +97,7 @@ def test_snapshot_while_idle(cli: Cli) -> None:
     assert requests(cli(*resume, stdin="rr").stdout) == ["2002002", "3003003"]
 
 
+@pytest.mark.full
 def test_requests_to_come_are_saved(cli: Cli) -> None:
     """`r` while a request runs asks for another one after it, and a snapshot knows that."""
     process = begin_request(cli, *LONG)

@@ -104,6 +104,7 @@ def test_a_leased_program_ends(leased: Leased) -> None:
     assert "ended" in leased.cli("ownership", "ls", *leased.words()).stdout
 
 
+@pytest.mark.full
 def test_another_node_takes_a_lost_program_over(leased: Leased) -> None:
     """The host of the owner is lost: supervisor and worker are killed together."""
     other = leased.node("b")
@@ -136,6 +137,7 @@ def test_another_node_takes_a_lost_program_over(leased: Leased) -> None:
     assert lines(log.stdout) == list(range(start + len(lines(output))))
 
 
+@pytest.mark.full
 def test_a_host_without_the_folder_takes_over_from_a_store(leased: Leased) -> None:
     other = leased.node("b")
     first = leased.begin(
@@ -183,6 +185,7 @@ def test_a_killed_supervisor_is_followed_by_the_next_one(leased: Leased) -> None
     assert record["epoch"] == 1 and record["standing"] == "released"
 
 
+@pytest.mark.full
 def test_a_lost_worker_rewinds_what_is_shown(leased: Leased) -> None:
     running = leased.begin(
         "count.wasm", "--lease", "2", "--checkpoint-dir", "d", "--snapshot-every", "60"
@@ -201,6 +204,7 @@ def test_a_lost_worker_rewinds_what_is_shown(leased: Leased) -> None:
     assert int(said.split(b"rewound to ")[1].split()[0]) == 20 * found[jump]
 
 
+@pytest.mark.full
 def test_a_register_that_goes_away_pauses_the_program(leased: Leased) -> None:
     from tests.ownership.services import SqliteHost
 

@@ -73,6 +73,7 @@ def test_what_others_may_write_is_refused(tool: Cli) -> None:
     assert tool("run", "--from-snapshot", "mapped.bin").returncode == 0
 
 
+@pytest.mark.full
 def test_damaged_ones_are_refused(tool: Cli) -> None:
     data = (tool.folder / "mapped.bin").read_bytes()
     for name, broken in (
@@ -90,6 +91,7 @@ def test_damaged_ones_are_refused(tool: Cli) -> None:
             one_sentence(done)
 
 
+@pytest.mark.full
 def test_the_tools_read_it(tool: Cli) -> None:
     both = []
     for name in ("full.bin", "mapped.bin"):

@@ -153,6 +153,7 @@ def test_the_folder_is_looked_at_before(cli: Cli) -> None:
         assert not (cli.folder / "out").exists()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/proc/self/fd/1", "link-to-stdout"])
 def test_standard_output(cli: Cli, name: str) -> None:
     (cli.folder / "link-to-stdout").symlink_to("/dev/stdout")

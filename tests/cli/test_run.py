@@ -331,6 +331,7 @@ def a_diary(cli: Cli) -> Path:
     return home
 
 
+@pytest.mark.full
 def test_carried_files_come_out_of_the_snapshot(cli: Cli) -> None:
     home = a_diary(cli)
     save = ("--snapshot-after", "0.5", "--snapshot-file", "s.bin")

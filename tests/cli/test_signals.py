@@ -111,6 +111,7 @@ def test_ignored_in_the_background(cli: Cli, module: Path_) -> None:
     assert process.returncode == 130
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_snapshot_on_interrupt(cli: Cli, module: Path_, number: int, code: int) -> None:
     process = cli.begin("run", "fib", "--snapshot-on-interrupt", "--json", "39")

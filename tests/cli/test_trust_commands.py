@@ -98,6 +98,7 @@ def test_a_key_in_a_variable_is_not_given_to_the_program(cli: Cli, keys: Path) -
     assert found.stdout == bare.stdout != ""
 
 
+@pytest.mark.full
 def test_checkpoints_are_signed_and_encrypted(cli: Cli) -> None:
     for words in (("key",), ("other",), ("--encryption", "lock")):
         assert cli("snapshot", "keygen", *words).returncode == 0

@@ -154,6 +154,7 @@ def test_truncated_module(cli: Cli, fib: bytes) -> None:
             well_refused(code, said, {122, 2})
 
 
+@pytest.mark.full
 def test_flipped_module(cli: Cli, fib: bytes) -> None:
     """Every bit: it is refused, or it is another program, which ends somehow."""
     path = cli.folder / "flipped.wasm"

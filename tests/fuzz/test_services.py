@@ -27,6 +27,7 @@ from wasmsr.rpc import messages  # noqa: E402
 from wasmsr.rpc.control import control_messages  # noqa: E402
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", sorted(services.TARGETS))
 def test_wrong_calls_do_no_harm(name: str) -> None:
     assert services.campaign([name], 1.0, first=1_000_000) == []

@@ -110,6 +110,7 @@ def test_wrong_names_and_labels_are_mistakes_of_ours():
         metrics.add("wasmsr_node_info", "a", "b")
 
 
+@pytest.mark.full
 def test_silent_clients_and_garbage_do_not_keep_prometheus_away(shown, monkeypatch):
     monkeypatch.setattr("wasmsr.http.bounded_server._Request.timeout", 0.3)
     silent = [

@@ -134,6 +134,7 @@ def test_a_real_move_reaches_a_collector(
     assert {"move", "stop", "arrive"} <= {name for _, data in got for name in names(data)}
 
 
+@pytest.mark.full
 def test_a_collector_that_is_away_stops_no_move() -> None:
     spans = send_spans("http://127.0.0.1:1/v1/traces", "a", "0.1.0")
     spans.take(Event("prepared", "", {"program": PROGRAM, "peer": "b:1", "epoch": 2}))

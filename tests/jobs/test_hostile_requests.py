@@ -225,6 +225,7 @@ READER = """
 """Exits with the error of an open."""
 
 
+@pytest.mark.full
 def test_links_in_inputs_lead_nowhere_else(executor: Executor, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     (folder / "sub").mkdir(parents=True)

@@ -109,6 +109,7 @@ def test_an_execution_that_ends_with_its_service_is_not_begun_again(tmp_path: Pa
         assert run.epoch == 1
 
 
+@pytest.mark.full
 def test_a_job_is_paused_by_commands_and_stays_paused(jobs: Jobs) -> None:  # noqa: F811
     data = counting_job(1000, UNTIL_STOPPED, **{"wasmsr/onLoss": "restart"})
     (jobs.folder / "count.json").write_bytes(data)
@@ -138,6 +139,7 @@ def test_a_job_is_paused_by_commands_and_stays_paused(jobs: Jobs) -> None:  # no
     assert "Paused" in said
 
 
+@pytest.mark.full
 def test_an_executor_that_is_left(tmp_path: Path) -> None:
     """A paused execution stays paused, and its time-out counts on."""
     given = until_stopped(

@@ -150,6 +150,7 @@ def fetched(tmp_path: Path, **params: str) -> dict[str, bytes]:
     return content(found.source)
 
 
+@pytest.mark.full
 def test_inputs_from_s3(s3: tuple[Any, dict[str, str]], tmp_path: Path) -> None:
     files, settings = s3
     for name in ("a/one.txt", "a/two.bin", "a/b/three.txt", "ab.txt", "a/big"):
@@ -179,6 +180,7 @@ def test_a_key_that_leads_out(s3: tuple[Any, dict[str, str]], tmp_path: Path) ->
         fetched(tmp_path, Key="a/", **settings)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("encoding", ["gzip", "plain"])
 def test_results_to_s3_and_back(
     encoding: str, s3: tuple[Any, dict[str, str]], tmp_path: Path

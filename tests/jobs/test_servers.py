@@ -69,6 +69,7 @@ def test_an_execution_runs_to_its_end(executor: ServerExecutor, tmp_path: Path) 
     assert executor.describe("a").state == "ended"
 
 
+@pytest.mark.full
 def test_a_trap_and_a_cancel(executor: ServerExecutor, tmp_path: Path) -> None:
     trap = '(module (memory (export "memory") 1) (func (export "_start") unreachable))'
     result = executor.run(request(tmp_path, "t", trap))
@@ -562,6 +563,7 @@ def test_the_end_waits_for_what_is_being_started(
         executor.wait("a", 60)
 
 
+@pytest.mark.full
 def test_it_moves_while_it_runs(tmp_path: Path) -> None:
     """Each line is in the log once, and in the output folder too."""
     world, servers, sockets = World(), [], {}

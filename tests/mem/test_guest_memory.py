@@ -125,6 +125,7 @@ def test_a_memory_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     assert guest.mem_fence(handle) == -1 and guest.mem_errno() == AWAY
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("saved", [False, True])
 def test_a_write_that_failed_and_was_done_is_not_taken_for_the_next(
     monkeypatch: pytest.MonkeyPatch, saved: bool

@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.migrate.remote import Ends
 
 DIARY = Path(__file__).with_name("diary.wat")
@@ -59,6 +61,7 @@ def test_there_and_back(ends: Ends) -> None:
         assert not list((ends.state / "remote" / str(ends.ports["b"])).glob("files/*/data"))
 
 
+@pytest.mark.full
 def test_a_foreign_edit_is_refused_on_return(ends: Ends) -> None:
     home = begin(ends.work / "home")
     ends.listen("b", "--every", "1.5")
@@ -78,6 +81,7 @@ def test_a_foreign_edit_is_refused_on_return(ends: Ends) -> None:
     ends.events("a")
 
 
+@pytest.mark.full
 def test_an_overlay_leaves_both_bases_alone(ends: Ends) -> None:
     one = begin(ends.work / "one")
     two = ends.work / "two"

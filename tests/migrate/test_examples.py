@@ -91,6 +91,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
     yield folder
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", range(len(blocks())))
 def test_an_example(number: int, tmp_path: Path, home: Path) -> None:
     lines = blocks()[number]
@@ -151,6 +152,7 @@ def test_an_example(number: int, tmp_path: Path, home: Path) -> None:
         assert set(codes) <= {0, 125, 130}, (codes, said)
 
 
+@pytest.mark.full
 def test_two_folders_that_are_not_the_same(tmp_path: Path, home: Path) -> None:
     """What is to be the same folder and is not: said once with the remedy, tried less and less."""
     folders = [tmp_path / name for name in ("one", "two")]

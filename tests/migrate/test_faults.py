@@ -233,6 +233,7 @@ def second_faults(folder: Path, first: Fault, durable: str) -> Iterator[Fault]:
     yield from faults_of(passed, seen + 1)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("durable", "count"), [("ready", 300), ("none", 150)])
 def test_some_pairs_of_faults(tmp_path: Path, durable: str, count: int) -> None:
     chosen = random.Random(1).sample(list(pairs(tmp_path, durable)), count)

@@ -111,6 +111,7 @@ def test_the_command(tmp_path: Path) -> None:
         assert done.returncode == 2 and "first four digits" in done.stderr
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("times", [1, 2])
 def test_an_end_says_how_much_it_keeps(ends: Ends, times: int) -> None:
     for time in range(1, times + 1):

@@ -34,6 +34,7 @@ def split(text: str) -> tuple[str, list[dict[str, Any]]]:
     return "".join(line for line in lines if not line.startswith("{")), events
 
 
+@pytest.mark.full
 def test_the_end_that_shows_the_output_is_killed_and_started_again(ends: Ends) -> None:
     ends.listen("b", "--every", "60")
     words = ("--program", str(LINES), "--stdout-after-move", "relay", "--every", "0.3")
@@ -60,6 +61,7 @@ def test_the_end_that_shows_the_output_is_killed_and_started_again(ends: Ends) -
     assert "output-cut" not in other
 
 
+@pytest.mark.full
 def test_the_end_that_shows_the_output_comes_back_with_nothing(ends: Ends, tmp_path: Path) -> None:
     """Started again with another state directory it knows nothing of the program: what is lost is
     counted where the program is, and that end says that it refuses it."""

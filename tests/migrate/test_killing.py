@@ -136,6 +136,7 @@ def check_kill(pair: Pair, end: str, fault: str) -> None:
     assert not [line for line in pair.log() if "VIOLATION" in line], pair.log()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("end", "fault"), QUICK)
 def test_kill(pair: Pair, end: str, fault: str) -> None:
     check_kill(pair, end, fault)

@@ -6,6 +6,8 @@ import json
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.migrate.remote import PATIENCE, Ends
 from tests.migrate.test_remote import kinds, wasmsr
 from wasmsr.errors import EXIT_MIGRATION
@@ -34,6 +36,7 @@ def event_of(ends: Ends, end: str, kind: str) -> dict[str, object]:
             return event
 
 
+@pytest.mark.full
 def test_a_leased_program_moves_and_the_register_names_its_owner(ends: Ends) -> None:
     ends.listen("b", "--every", "1.5")
     ends.start("a", "--every", "0.5", "--send", "--lease", "2", "--program", LINES)
@@ -51,6 +54,7 @@ def test_a_leased_program_moves_and_the_register_names_its_owner(ends: Ends) -> 
     assert last["standing"] == "ended"
 
 
+@pytest.mark.full
 def test_the_owner_is_killed_and_nobody_runs_it_again(ends: Ends) -> None:
     ends.listen("b", "--every", "60")
     ends.start("a", "--every", "0.3", "--send", "--lease", "2", "--program", LINES)

@@ -6,6 +6,8 @@ import socket
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.migrate.remote import Ends
 from tests.migrate.test_killing import free_ports
 
@@ -46,6 +48,7 @@ def refused(port: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.full
 def test_a_program_that_listens_moves(ends: Ends) -> None:
     here, there = free_ports()
     listen = [f"--tcp-listen=127.0.0.1:{port}" for port in (here, there)]

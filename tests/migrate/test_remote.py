@@ -70,6 +70,7 @@ def test_a_real_program_moves(ends: Ends, tmp_path: Path) -> None:
     assert film(ends.work) == unmoved(tmp_path / "unmoved")
 
 
+@pytest.mark.full
 def test_the_receiver_is_killed_and_its_program_taken_over(ends: Ends, tmp_path: Path) -> None:
     ends.listen("b", "--every", "60")
     ends.start("a", "--every", "0.1", "--send", "--", *FRAMES)
@@ -216,6 +217,7 @@ def stranger(port: int, version: int, name: str, request: bytes) -> str:
     return "OK"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_a_stranger_can_do_nothing_to_an_end(ends: Ends, version: int) -> None:
     """`protocol = 1, 2`, and Ended with a sentence: each ended an end of version 0.1."""

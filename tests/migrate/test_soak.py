@@ -27,6 +27,7 @@ def test_growth_is_a_fault() -> None:
     assert replace(RESULT, right=False).faults() == ["writer did not end right"]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("lease", [None, 10.0])
 def test_programs_that_move_at_once(tmp_path: Path, lease: float | None) -> None:
@@ -46,6 +47,7 @@ def test_a_slow_program_is_seen() -> None:
     assert found.slow == 1
 
 
+@pytest.mark.full
 @pytest.mark.timeout(120)
 def test_a_short_soak(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that checks itself moves a few times; the ends are looked at meanwhile."""

@@ -55,6 +55,7 @@ def test_output_appears_where_the_program_runs(ends: Ends) -> None:
     assert TEXT.startswith(first[:35])
 
 
+@pytest.mark.full
 def test_output_is_relayed_to_where_it_started(ends: Ends) -> None:
     begin(ends, "--stdout-after-move", "relay")
     (first, _), (second, _) = output(ends, "a"), output(ends, "b")
@@ -182,6 +183,7 @@ def test_a_pipe_is_read_wherever_the_program_is(ends: Ends) -> None:
     assert sum('"moved"' in event for event in sent + received) >= 4
 
 
+@pytest.mark.full
 def test_what_is_typed_follows_the_program(ends: Ends) -> None:
     """A terminal: lines are seen at once, Ctrl-D is an end."""
     master, slave = pty.openpty()

@@ -110,6 +110,7 @@ def test_a_broker_that_restarts(orchestrator: Orchestrator, broker: TestBroker) 
     node.stop()
 
 
+@pytest.mark.full
 def test_passwords(tmp_path: Path) -> None:
     folder = tmp_path / "broker"
     folder.mkdir()

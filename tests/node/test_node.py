@@ -238,6 +238,7 @@ def test_health_and_reflection(here: Here) -> None:
 # ---- losses --------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])
 def test_a_lost_worker_is_named_and_resumed(here: Here, name: str) -> None:
     """Readers hear that output comes again; together they have each line once."""
@@ -296,6 +297,7 @@ def test_a_supervisor_that_is_started_again_adopts(here: Here) -> None:
     until(lambda: size(node, paused) > 0)
 
 
+@pytest.mark.full
 def test_a_supervisor_that_comes_late_resumes(tmp_path: Path) -> None:
     """Workers without a supervisor save their programs, or how these have ended."""
     here = Here(tmp_path, adopt=0.2)

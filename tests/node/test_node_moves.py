@@ -39,6 +39,7 @@ def shells(tmp_path: Path) -> Iterator[Callable[[str], Shell]]:
         shell.end()
 
 
+@pytest.mark.full
 def test_a_program_moves_between_processes(shells: Callable[[str], Shell], tmp_path: Path) -> None:
     a, b = shells("a"), shells("b")
     (a.folder / "count.wasm").write_bytes(counting(LINES, SLOW))
@@ -93,6 +94,7 @@ def test_logs_go_along(shells: Callable[[str], Shell], tmp_path: Path) -> None:
     assert f"the program went to {b.address}" in said
 
 
+@pytest.mark.full
 def test_nodes_with_certificates_drain_to_each_other(
     shells: Callable[[str], Shell], tmp_path: Path
 ) -> None:

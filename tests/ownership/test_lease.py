@@ -401,6 +401,7 @@ def test_an_event_that_cannot_be_is_an_error() -> None:
         program.renewal()
 
 
+@pytest.mark.full
 def test_a_frozen_etcd_pauses_and_goes_on(tmp_path: Path) -> None:
     if why := etcd_missing():
         pytest.skip(why)

@@ -142,6 +142,7 @@ def test_a_step_that_cannot_be_is_a_bug_of_the_caller(change: dict[str, object])
 FAULTS = {"kill": "restart", "freeze": "thaw", "partition": "heal"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("step", ["read", "create", "renew", "take"])
 def test_a_fault_at_each_step(

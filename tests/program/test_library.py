@@ -187,6 +187,7 @@ def test_a_store_that_runs_is_not_closed() -> None:
         instance.function("g")()
 
 
+@pytest.mark.full
 def test_memory_is_kept_by_views_and_modules_by_stores() -> None:
     """Whatever order the collector takes: nothing is used after it was given back."""
     views = []

@@ -138,6 +138,7 @@ def idle(served: Served, name: str, first: bytes | None = None) -> Any:
     return wire, go, wire.stream_stream(path(name))(requests(), timeout=25, metadata=proof)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["Transfer", "Upload", "Prepare", "Status"])
 def test_idle_streams_of_the_peer_do_not_hold_everything(
     served: Served, monkeypatch: pytest.MonkeyPatch, name: str

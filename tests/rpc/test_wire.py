@@ -257,10 +257,14 @@ def test_an_aborted_move_over_the_wire(served: Served) -> None:
     sending.send(next(iter(counter.pieces())))
     sending.cancel()
     deadline = time.monotonic() + 60
-    while list(served.node.journal.folder.glob("*.received")) and time.monotonic() < deadline:
+
+    def left() -> list[object]:
+        files = list(served.node.journal.folder.glob("*.received"))
+        return [*files, *served.node.destination.arrivals.all_in(ArrivalState.RECEIVING)]
+
+    while left() and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not list(served.node.journal.folder.glob("*.received"))
-    assert not served.node.destination.arrivals.all_in(ArrivalState.RECEIVING)
+    assert not left()
     assert served.peer.abort(MOVE) is OwnershipState.UNKNOWN
 
 

@@ -96,6 +96,7 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ssh]:
     found.process.wait(SECONDS)
 
 
+@pytest.mark.full
 @needs_sshd
 def test_commands(ssh: Ssh) -> None:
     said = ssh("cmd", "where").splitlines()

@@ -257,6 +257,7 @@ def test_a_chain_that_leads_to_itself_is_refused(run: Run) -> None:
         run.folder.chain(2, heads)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(
     os.environ.get("WASMSR_SANITIZED") == "1",
     reason="programs start too slowly under a sanitizer to be killed soon after",

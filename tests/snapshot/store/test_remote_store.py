@@ -55,6 +55,7 @@ def complete(store: SnapshotStore) -> bool:
     return all(error is None for _, error in store.verify())
 
 
+@pytest.mark.full
 def test_there_and_back(s3: Any, tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match="is no store of snapshots"):
         SnapshotStore(URL)
@@ -91,6 +92,7 @@ def test_snapshots_of_one_program_share_their_pages(s3: Any, tmp_path: Path) -> 
     assert sum(one.added for one in done) < sum(one.pieces for one in done) / 2
 
 
+@pytest.mark.full
 def test_two_writers_and_a_collector(s3: Any, tmp_path: Path) -> None:
     for number, state in enumerate(growing(4)):
         saved(tmp_path / f"{number}.bin", state)

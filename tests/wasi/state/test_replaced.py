@@ -291,6 +291,7 @@ def test_an_origin_that_lies_is_refused(program: Guest, lie: str) -> None:
         read(state)
 
 
+@pytest.mark.full
 def test_inspect_shows_what_files_are_known_by(program: Guest, data: Path) -> None:
     state = stand(program, READS)
     shown = {title: rows for title, _, rows in inspect_wasi.blocks(plain_data(state))}
