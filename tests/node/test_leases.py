@@ -30,6 +30,7 @@ from wasmsr.ownership.failures import RegisterAway
 from wasmsr.ownership.owner_record import OwnerRecord, Standing
 from wasmsr.ownership.register import Register
 from wasmsr.ownership.sqlite_backend import SqliteBackend
+from wasmsr.snapshot.store.folder import NAMES_LOCK
 from wasmsr.snapshot.store.store import SnapshotStore
 
 LEASE = 1.0
@@ -77,6 +78,10 @@ class Leasing(World):
             register.close()
         assert found is not None
         return found
+
+    def left(self) -> list[str]:
+        """Return what the store keeps of programs: checkpoints, modules and notes."""
+        return [one for one in os.listdir(self.folder / "store" / "names") if one != NAMES_LOCK]
 
     def standing(self, at: str, program: str) -> str:
         found = [one for one in self.nodes[f"{at}:1"].programs() if one.record.program == program]
@@ -161,7 +166,7 @@ def test_a_program_that_ends(world: Leasing) -> None:
     until(lambda: a.find(program).standing is ProgramStanding.ENDED)
     assert a.find(program).record.code == 7 and output(a, program) == lines(0, 300).decode()
     assert world.record(program).standing is Standing.ENDED
-    until(lambda: not os.listdir(world.folder / "store" / "names"))
+    until(lambda: not world.left())
     time.sleep(LEASE * 1.5)
     assert world.standing("b", program) == ""
 
@@ -433,7 +438,7 @@ def test_a_register_that_is_away_at_the_beginning(world: Leasing, opened: bool, 
             world.submit("a")
         database.execute("ROLLBACK")
     time.sleep(LEASE)
-    assert not a.programs() and not os.listdir(world.folder / "store" / "names")
+    assert not a.programs() and not world.left()
 
 
 @pytest.mark.full

@@ -55,6 +55,9 @@ A policy file limits all of that; what it leaves out has a default:
 A client sends its token as `Authorization: Bearer TOKEN`. It needs the extra packages of
 wasmsr[mcp] and wasmsr[python]."""
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TRIES = 5  # to remove a folder
+
 
 @click.command(help=HELP, short_help="serve sandboxes to language models", context_settings=WIDE)
 @option(
@@ -98,14 +101,15 @@ def mcp(
 
     if state_dir is not None:
         Path(state_dir).mkdir(parents=True, exist_ok=True)
-    folders: list[str] = []
-    _forget_at_signals(folders)
+    # A signal that comes before the handlers know the folder waits, or the folder would stay.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     with tempfile.TemporaryDirectory(prefix="wasmsr-mcp-", dir=state_dir) as folder:
-        folders.append(folder)
+        _forget_at_signals(folder)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         _serve(policy, listen, Path(folder))
 
 
-def _forget_at_signals(folders: list[str]) -> None:
+def _forget_at_signals(folder: str) -> None:
     """Let signals end the process, and parked sandboxes with it: they hold what clients had.
 
     The process ends at once, because a thread may wait for standard input. The HTTP server takes
@@ -113,11 +117,13 @@ def _forget_at_signals(folders: list[str]) -> None:
     """
 
     def end(number: int, frame: object) -> None:
-        for folder in folders:
+        for _ in range(TRIES):  # another thread may write there meanwhile
             shutil.rmtree(folder, ignore_errors=True)
+            if not os.path.lexists(folder):
+                break
         os._exit(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, end)
 

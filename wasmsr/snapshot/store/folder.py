@@ -13,6 +13,7 @@ from wasmsr.snapshot.format import save_pieces
 from wasmsr.snapshot.store.place import FORMAT, NAMES, PACKS, LockMode, check_format
 
 MAPPED = "mapped"
+NAMES_LOCK = ".lock"  # beside the names
 """The folder of mapped files, which only this host has."""
 _OWN = {"format", "lock", PACKS, NAMES, MAPPED}
 _TEMPORARY = ".part"
@@ -111,7 +112,7 @@ class StoreFolder:
             if mode == "names":
                 with self._told("lock", NAMES):
                     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-                    names = os.open(self.place(f"{NAMES}/.lock"), flags, 0o666)
+                    names = os.open(self.place(f"{NAMES}/{NAMES_LOCK}"), flags, 0o666)
                     fcntl.flock(names, fcntl.LOCK_EX)
             yield
         finally:
