@@ -247,6 +247,10 @@ def value(memory: Any) -> int:
         {"errno": 0, "memories": [["m"]], "retried": False},
         {"errno": 0, "memories": [[7, b"x" * 16, 0, False]], "retried": False},
         {"errno": 0, "memories": [["m", b"x" * 16, 0, False]] * 5000, "retried": False},
+        {"errno": 0, "memories": [], "retried": False, "cut": ""},
+        {"errno": 0, "memories": [], "retried": False, "cut": 7},
+        {"errno": 0, "memories": [], "retried": False, "cut": "x" * 101},
+        {"errno": 0, "memories": [], "retried": False, "other": ""},
     ],
 )
 def test_states_that_are_none(state: Any) -> None:

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import ctypes
 import inspect
 import json
 import linecache
 import os
-import signal
-import subprocess
 import sys
-import tempfile
 import types
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wasmsr.elements.failures import ElementError
 from wasmsr.elements.folder.element import Element
 from wasmsr.errors import printable, reason
 from wasmsr.mem.action import ElementAction, provide_disagg
 
+if TYPE_CHECKING:
+    from wasmsr.elements.wasm_step import StepPlace
+
 LARGEST_RESULT = 1 << 26
 """Bytes of a result as JSON."""
-DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
-def run_element(element: Element, params: Any, action: ElementAction, where: str = "") -> str:
+def run_element(
+    element: Element,
+    params: Any,
+    action: ElementAction,
+    where: str = "",
+    place: StepPlace | None = None,
+) -> str:
     """Run an element and return its result as JSON.
 
     Args:
@@ -34,6 +36,7 @@ def run_element(element: Element, params: Any, action: ElementAction, where: str
         params: Its parameters.
         action: What it can ask for.
         where: Its file, for tracebacks; its name if there is none.
+        place: Where a step in WebAssembly is saved, and who steers it.
 
     Raises:
         ElementError: `main` is missing or of the wrong shape, or the result is no JSON.
@@ -44,7 +47,10 @@ def run_element(element: Element, params: Any, action: ElementAction, where: str
         action.get_transport("memory", "rdma_server").serve()
         return "{}"
     if isinstance(element.code, bytes):
-        return _run_wasm(element, params, action)
+        from wasmsr.elements.wasm_step import run_wasm
+
+        text = run_wasm(element, params, action, place, LARGEST_RESULT)
+        return checked_text(element.name, text)
     return result_text(element.name, _main_of(element, where)(params, action))
 
 
@@ -91,33 +97,6 @@ def result_text(name: str, result: Any) -> str:
         raise ElementError(f"{printable(name)}: the result has more than {LARGEST_RESULT} bytes",
                            hint="leave large results in memory")  # fmt: skip
     return text
-
-
-def _run_wasm(element: Element, params: Any, action: ElementAction) -> str:
-    """Run a module: parameters on its standard input, the result on its standard output."""
-    assert isinstance(element.code, bytes)
-    with tempfile.TemporaryDirectory(prefix="wasmsr-") as folder:
-        program = Path(folder, "element.wasm")
-        program.write_bytes(element.code)
-        words = [sys.executable, "-m", "wasmsr", "run", "--env", f"__OW_PAR={action.index}"]
-        for name, durl in action.memories.items():
-            words += ["--remote-memory", f"{name}={durl.value('url')};{action.epoch}"]
-        with tempfile.TemporaryFile() as out:
-            done = subprocess.run([*words, str(program)], input=json.dumps(params).encode(),
-                                  stdout=out, check=False, preexec_fn=_end_with_this)  # fmt: skip
-            if done.returncode:
-                raise ElementError(
-                    f"{printable(element.name)} ended with exit code {done.returncode}"
-                )
-            out.seek(0)
-            text = out.read(LARGEST_RESULT + 1)
-    return checked_text(element.name, text)
-
-
-def _end_with_this() -> None:
-    """Have the process that begins end with the one that has made it; Linux only, see prctl(2)."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(DEATH_SIGNAL, signal.SIGKILL)
 
 
 def checked_text(name: str, text: bytes) -> str:

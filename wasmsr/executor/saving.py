@@ -49,6 +49,15 @@ class ProgramSaver:
         reserve.begin_checkpoints(2 * program.store.state.counts.memories + 1)
         self._leave.callback(reserve.end_checkpoints)
 
+    @property
+    def keep(self) -> int:
+        """How many of the last checkpoints stay."""
+        return self._checkpointer.keep
+
+    @keep.setter
+    def keep(self, count: int) -> None:
+        self._checkpointer.keep = count
+
     def _note(self, done: Done) -> None:
         self._done = done
 

@@ -13,7 +13,7 @@ import select
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from wasmsr.errors import LinkError, UnportableState, printable
+from wasmsr.errors import LinkError, SnapshotError, UnportableState, printable
 from wasmsr.interp.store.externs import Caller, HostFunction, Retry
 from wasmsr.interp.types import FuncType, ValType
 from wasmsr.mem.failures import RemoteMemoryAway, RemoteMemoryError, TransportError
@@ -67,20 +67,22 @@ class MemoryGrant:
 
     Attributes:
         urls: The address of each, by the name that the program has for it.
-        epoch: The number by which memories refuse who was replaced.
+        epochs: For each the number by which it refuses who was replaced; 0 if it is not here.
+        cut: The cut of a gang with which the program goes on; "" for a program alone.
     """
 
     urls: Mapping[str, str]
-    epoch: int = 0
+    epochs: Mapping[str, int] | None = None
+    cut: str = ""
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> MemoryGrant:
-        """Read `NAME=tcp://HOST:PORT`, or `NAME=tcp://HOST:PORT;EPOCH`; the last epoch counts.
+        """Read `NAME=tcp://HOST:PORT`, or `NAME=tcp://HOST:PORT;EPOCH`.
 
         Raises:
             TransportError: A text has another form.
         """
-        urls, epoch = {}, 0
+        urls, epochs = {}, {}
         for text in texts:
             name, equals, rest = text.partition("=")
             url, semicolon, number = rest.partition(";")
@@ -90,9 +92,9 @@ class MemoryGrant:
             if semicolon:
                 if not number.isascii() or not number.isdigit() or int(number) >= 1 << 64:
                     raise TransportError(f"{printable(text, 200)} has no epoch after its ;")
-                epoch = int(number)
+                epochs[name] = int(number)
             urls[name] = url
-        return cls(urls, epoch)
+        return cls(urls, epochs)
 
 
 class MemoryFunctions:
@@ -140,9 +142,17 @@ class MemoryFunctions:
         Raises:
             FormatError: The state is none.
             MemoryNotGranted: A memory that is open is not given here.
+            SnapshotError: The state is of one of a gang, and the others are not here.
         """
         self._state = GuestMemory.restore(state)
         self._grant = grant
+        if self._state.cut not in ("", grant.cut):
+            raise SnapshotError(
+                "the program was saved as one of a gang, and goes on only together with the others",
+                hint=f"it is of cut {printable(self._state.cut, 60)}; `wasmsr dag resume` goes on "
+                "with all of them",
+            )
+        self._state.cut = ""
         for one in self._state.open:
             if one.name not in grant.urls:
                 raise MemoryNotGranted(
@@ -150,6 +160,10 @@ class MemoryFunctions:
                     "give it",
                     hint=f"--remote-memory {printable(one.name, 60)}=tcp://HOST:PORT",
                 )
+
+    def mark(self, cut: str) -> None:
+        """Note in the states from now on of which cut of a gang they are; "" for none."""
+        self._state.cut = cut
 
     def begin(self, grant: MemoryGrant) -> None:
         """Take what this host gives, without a saved state."""
@@ -273,7 +287,7 @@ class MemoryFunctions:
             one = self._state.open[handle]
             found = self._links[handle] = MemoryLink(
                 one.name, self._grant.urls[one.name], client=one.client, seq=one.seq,
-                epoch=self._grant.epoch, patience=PIECE_SECONDS, begun=one.begun,
+                epoch=(self._grant.epochs or {}).get(one.name, 0), patience=PIECE_SECONDS, begun=one.begun,
                 waits=self._wait,
             )  # fmt: skip
         return found

@@ -15,6 +15,8 @@ MOST_MEMORIES = 1024
 """Memories that a program may have open."""
 LONGEST_NAME = 256
 """Bytes of a name."""
+LONGEST_CUT = 100
+"""Characters of the name of a cut."""
 
 
 @record
@@ -41,17 +43,21 @@ class GuestMemory:
         open: The memories that are open; a handle is a place in the list.
         errno: What `mem_errno` says.
         retried: Whether the last command has no answer, and is made again.
+        cut: The cut of a gang of which this state is a part; "" for a program alone.
     """
 
     def __init__(self) -> None:
         self.open: list[OpenMemory] = []
         self.errno = 0
         self.retried = False
+        self.cut = ""
 
     def capture(self) -> dict[str, Any]:
         """Return the state as plain data."""
         rows = [[one.name, one.client, one.seq, one.begun] for one in self.open]
-        return {"errno": self.errno, "memories": rows, "retried": self.retried}
+        found: dict[str, Any] = {"errno": self.errno, "memories": rows, "retried": self.retried}
+        # Only where it is needed: versions before it refuse what they do not know.
+        return found | ({"cut": self.cut} if self.cut else {})
 
     @classmethod
     def restore(cls, state: Any) -> GuestMemory:
@@ -60,15 +66,19 @@ class GuestMemory:
         Raises:
             FormatError: They describe none.
         """
-        if type(state) is not dict or set(state) != {"errno", "memories", "retried"}:
+        keys = {"errno", "memories", "retried"}
+        if type(state) is not dict or set(state) - {"cut"} != keys:
             raise _malformed("has other keys")
+        cut = state.get("cut", "")
+        if type(cut) is not str or len(cut) > LONGEST_CUT or ("cut" in state and not cut):
+            raise _malformed("has a cut without a name")
         errno, rows, retried = state["errno"], state["memories"], state["retried"]
         if type(errno) is not int or not 0 <= errno < 1 << 16 or type(retried) is not bool:
             raise _malformed("has values of other types")
         if type(rows) is not list or len(rows) > MOST_MEMORIES:
             raise _malformed("has no list of memories, or too many")
         made = cls()
-        made.errno, made.retried = errno, retried
+        made.errno, made.retried, made.cut = errno, retried, cut
         for row in rows:
             if type(row) is not list or len(row) != 4:
                 raise _malformed("has a memory of another form")

@@ -292,7 +292,7 @@ def transport_of(durl: Durl, *, client: bytes = b"", epoch: int = 0, seq: int = 
     Args:
         durl: The text, read.
         client: For `tcp`, as for `MemoryLink`.
-        epoch: The same.
+        epoch: The same, if the text has no `epoch,NUMBER;`.
         seq: The same.
         where: The same.
 
@@ -311,8 +311,8 @@ def transport_of(durl: Durl, *, client: bytes = b"", epoch: int = 0, seq: int = 
             hint=f"known are {', '.join(IMPLS)}",
         )
     if durl.impl == "tcp":
-        link = MemoryLink(durl.name, durl.value("url"), client=client, epoch=epoch, seq=seq,
-                          where=where)  # fmt: skip
+        link = MemoryLink(durl.name, durl.value("url"), client=client, epoch=epoch_of(durl, epoch),
+                          seq=seq, where=where)  # fmt: skip
         return TcpTransport(durl.name, link)
     try:
         size = parse_size(durl.values.get("size", "0" if durl.impl == "shm" else ""))
@@ -321,3 +321,21 @@ def transport_of(durl: Durl, *, client: bytes = b"", epoch: int = 0, seq: int = 
     if durl.impl == "local":
         return local(size, durl.name)
     return shm(size, durl.values.get("shm_id", durl.name))
+
+
+def epoch_of(durl: Durl, otherwise: int = 0) -> int:
+    """Return the epoch that a text has for its memory.
+
+    Args:
+        durl: The text, read.
+        otherwise: The epoch if it has none.
+
+    Raises:
+        TransportError: It is no number of 64 bits.
+    """
+    text = durl.values.get("epoch")
+    if text is None:
+        return otherwise
+    if not text.isascii() or not text.isdigit() or len(text) > 20 or int(text) >= 1 << 64:
+        raise TransportError(f"transport {printable(durl.name)}: {printable(text)} is no epoch")
+    return int(text)

@@ -25,9 +25,12 @@ unless it has `retries`. A run that was ended, or whose machine went down, goes 
 
 \b
   wasmsr dag run steps
-  wasmsr dag run --input '{"rows": 100}' steps"""
+  wasmsr dag run --input '{"rows": 100}' steps
+  wasmsr dag run --snapshot-every 10 steps"""
 
 RESUME = """Goes on with RUN, a run that was ended: what has ended well is not run again.
+
+What was saved while it ran (--snapshot-every) goes on from there, the rest from its beginning.
 
 \b
   wasmsr dag resume r-5d1c0a37
@@ -60,6 +63,14 @@ cpus_option = click.option(
     type=click.FloatRange(0, min_open=True),
     help="CPUs that elements may use together. Default: this machine's.",
 )
+every_option = click.option(
+    "--snapshot-every",
+    "every",
+    metavar="SECONDS",
+    type=click.FloatRange(0.05),
+    help="Save what runs so often, with its memories: elements in WebAssembly, if no element in "
+    "Python shares a memory with them. It goes on from there if it fails or is ended.",
+)
 
 
 def runs_folder() -> Path:
@@ -78,8 +89,9 @@ def runs_folder() -> Path:
     help="Parameters of the elements that have no parents.",
 )
 @cpus_option
+@every_option
 @click.argument("graph", type=click.Path(exists=True, path_type=Path))
-def run(text: str, cpus: float | None, graph: Path) -> int:
+def run(text: str, cpus: float | None, every: float | None, graph: Path) -> int:
     """Carry out the command; RUN is its help text."""
     from wasmsr.elements.engine.run_folder import RunFolder
     from wasmsr.elements.failures import GraphError
@@ -94,22 +106,23 @@ def run(text: str, cpus: float | None, graph: Path) -> int:
     faults += faults_of(found)
     if faults:
         raise GraphError(str(graph), faults)
-    return _go(RunFolder.create(runs_folder(), found, params), cpus)
+    return _go(RunFolder.create(runs_folder(), found, params), cpus, every)
 
 
 @click.command(help=RESUME)
 @cpus_option
+@every_option
 @click.argument("ident", metavar="RUN")
-def resume(cpus: float | None, ident: str) -> int:
+def resume(cpus: float | None, every: float | None, ident: str) -> int:
     """Carry out the command; RESUME is its help text."""
     from wasmsr.elements.engine.run_folder import RunFolder
 
     found = RunFolder.find(runs_folder(), ident)
     found.take()
-    return _go(found, cpus)
+    return _go(found, cpus, every)
 
 
-def _go(run: RunFolder, cpus: float | None) -> int:
+def _go(run: RunFolder, cpus: float | None, every: float | None) -> int:
     """Run until the end, and print the result; return the exit code."""
     from wasmsr.cli.running.terminal import END_CODES
     from wasmsr.elements.engine.scheduling import ElementRun, RunStopped
@@ -124,7 +137,8 @@ def _go(run: RunFolder, cpus: float | None) -> int:
             "warning" if event == "retry" else "info")  # fmt: skip
 
     say(f"run {run.ident}")
-    going = ElementRun(run, cpus=cpus, note=note)
+    going = ElementRun(run, cpus=cpus, every=every, note=note,
+                       warn=lambda sentence: say(f"{run.ident}: {sentence}", "warning"))  # fmt: skip
     code = 0
 
     def end(number: int, frame: Any) -> None:

@@ -18,18 +18,22 @@ import traceback
 import types
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from wasmsr.elements.engine.control import PACKET
 from wasmsr.elements.engine.run_folder import RunFolder, params_of
 from wasmsr.elements.failures import ElementError
 from wasmsr.elements.folder.element import ElementGraph
-from wasmsr.elements.running import DEATH_SIGNAL, run_element
+from wasmsr.elements.running import run_element
 from wasmsr.errors import WasmsrError
 from wasmsr.mem.action import ElementAction
 from wasmsr.mem.durl import Durl
 
-PACKET = 1 << 16
-"""Most bytes of a packet."""
+if TYPE_CHECKING:
+    from wasmsr.elements.wasm_step import StepPlace
+
+DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 class Forker:
@@ -58,14 +62,18 @@ class Forker:
                     os.read(read, 4096)
                 self._reap()
             if self._sock.fileno() in ready:
-                packet = self._sock.recv(PACKET)
+                packet, given, _, _ = socket.recv_fds(self._sock, PACKET, 1)
                 if not packet:
                     break
-                self._do(json.loads(packet))
+                try:
+                    self._do(json.loads(packet), given)
+                finally:
+                    for descriptor in given:
+                        os.close(descriptor)
         for pid in self._pids:
             _kill(pid)
 
-    def _do(self, asked: dict[str, Any]) -> None:
+    def _do(self, asked: dict[str, Any], given: list[int]) -> None:
         if "kill" in asked:
             for pid, number in self._pids.items():
                 if number == asked["kill"]:
@@ -82,7 +90,7 @@ class Forker:
             try:
                 self._libc.prctl(DEATH_SIGNAL, signal.SIGKILL)
                 if os.getppid() == parent:
-                    code = self._child(asked)
+                    code = self._child(asked, given)
             finally:
                 os._exit(code)
         self._pids[pid] = asked["id"]
@@ -106,7 +114,7 @@ class Forker:
         with suppress(OSError):
             self._sock.send(json.dumps({"id": number, "code": code, "why": why}).encode())
 
-    def _child(self, asked: dict[str, Any]) -> int:
+    def _child(self, asked: dict[str, Any], given: list[int]) -> int:
         """Run one copy in its own process; return its exit code."""
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
@@ -123,7 +131,7 @@ class Forker:
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         element = self._graph.elements[name]
         try:
-            self._compute(asked)
+            self._compute(asked, given)
         except WasmsrError as error:
             print(f"{element.name}: {error}", file=sys.stderr)
             return 1
@@ -138,16 +146,16 @@ class Forker:
                 sys.stdout.flush()
         return 0
 
-    def _compute(self, asked: dict[str, Any]) -> None:
+    def _compute(self, asked: dict[str, Any], given: list[int]) -> None:
         name, index = asked["element"], asked["index"]
         element = self._graph.elements[name]
         runtime = types.SimpleNamespace(
             run=self._run.ident, element=name, copies=element.copies, attempt=asked["attempt"]
         )
-        action = ElementAction(
-            map(Durl.parse, asked["memories"]), index=index, runtime=runtime, epoch=asked["epoch"]
-        )
-        text = run_element(element, params_of(self._run.path, asked["parents"]), action)
+        action = ElementAction(map(Durl.parse, asked["memories"]), index=index, runtime=runtime)
+        place = self._place(asked, given)
+        params = params_of(self._run.path, asked["parents"])
+        text = run_element(element, params, action, place=place)
         action.terminate()
         result = self._run.result(name, index)
         part = result.with_suffix(".part")
@@ -156,6 +164,20 @@ class Forker:
             part.replace(result)
         except OSError as error:
             raise ElementError(f"the result cannot be written: {error.strerror}") from error
+
+    def _place(self, asked: dict[str, Any], given: list[int]) -> StepPlace | None:
+        """Return where a copy is saved, and who steers it."""
+        if not given:
+            return None
+        from wasmsr.elements.wasm_step import StepPlace
+
+        name, index = asked["element"], asked["index"]
+        return StepPlace(
+            self._run.saved(name, index),
+            self._run.output(name, index),
+            socket.socket(fileno=os.dup(given[0])),
+            **{key: asked[key] for key in ("cut", "root", "written") if key in asked},
+        )
 
 
 def _kill(pid: int) -> None:
@@ -168,9 +190,17 @@ def main() -> None:
     """Run the process: its words are the folder of the run, and a socket's descriptor."""
     run = RunFolder(Path(sys.argv[1]))
     sock = socket.socket(fileno=int(sys.argv[2]))
+    graph = run.graph()
+    if any(isinstance(element.code, bytes) for element in graph):
+        # Here once, and not in each copy.
+        from wasmsr.elements import wasm_step
+        from wasmsr.snapshot.preload import preload
+
+        assert wasm_step
+        preload()
     # The end of the socket tells that the scheduler is gone. A signal for that would end this
     # process before it has ended what copies have started.
-    Forker(run, run.graph(), sock).loop()
+    Forker(run, graph, sock).loop()
 
 
 if __name__ == "__main__":

@@ -221,6 +221,14 @@ class RunFolder:
         """Return the file of what a copy writes."""
         return self.path / "logs" / f"{element}@{index}.log"
 
+    def output(self, element: str, index: int) -> Path:
+        """Return the file of the standard output of a copy in WebAssembly."""
+        return self.path / "results" / f"{element}@{index}.out"
+
+    def saved(self, element: str, index: int) -> Path:
+        """Return the folder of the states in which a copy in WebAssembly was saved."""
+        return self.path / "saved" / f"{element}@{index}"
+
     def last_lines(self, element: str, index: int) -> list[str]:
         """Return the last lines that a copy wrote, as they can be shown."""
         try:

@@ -5,75 +5,33 @@ from __future__ import annotations
 import json
 import os
 import select
-import socket
-import subprocess
+import shutil
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from typing import Any
 
+from wasmsr.elements.engine.cutting import GangCuts
+from wasmsr.elements.engine.forker_link import ForkerLink
 from wasmsr.elements.engine.run_folder import RunFolder
 from wasmsr.elements.engine.served_memories import ServedMemories
+from wasmsr.elements.engine.units import (
+    RunningCopy,
+    StartUnit,
+    StepState,
+    connected,
+    ended_entry,
+)
 from wasmsr.elements.failures import ElementError, ElementFailed, GraphError
 from wasmsr.elements.folder.checks import faults_of
 from wasmsr.elements.folder.element import Element
 from wasmsr.errors import listed, printable, reason
 
-PACKET = 1 << 16
-START_SECONDS = 60.0
-"""How long the forker may take to start on a busy machine."""
-
 
 class RunStopped(Exception):
     """Somebody asked for the end of the run; what has ended is kept."""
-
-
-@dataclass(eq=False)
-class _Unit:
-    """Copies that start together, end together and start again together: a gang, or one copy.
-
-    Attributes:
-        copies: Elements with the indexes of their copies.
-        running: Numbers of the copies that run.
-        ended: Copies that have ended well, with their results. They count when all have.
-        failed: Whether a copy has failed: the others are killed, and all start again.
-        shares: Whether another unit has used a memory of this one at the same time.
-    """
-
-    copies: list[tuple[Element, int]]
-    running: set[int] = field(default_factory=set)
-    ended: list[tuple[_Running, str]] = field(default_factory=list)
-    failed: bool = False
-    shares: bool = False
-
-
-@dataclass
-class _Running:
-    """A copy that runs."""
-
-    element: Element
-    index: int
-    attempt: int
-    unit: _Unit
-
-
-@dataclass
-class _Step:
-    """An element of the run.
-
-    Attributes:
-        left: Indexes of the copies that have not ended well.
-        failed: How often a copy has failed, by its index.
-        begun: How often a copy has begun, by its index.
-    """
-
-    element: Element
-    left: set[int]
-    failed: dict[int, int] = field(default_factory=dict)
-    begun: dict[int, int] = field(default_factory=dict)
 
 
 class ElementRun:
@@ -88,14 +46,18 @@ class ElementRun:
         run: RunFolder,
         *,
         cpus: float | None = None,
+        every: float | None = None,
         note: Callable[[str, str, int], None] | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare a run; `go` runs it.
 
         Args:
             run: Its folder, which this process has taken.
             cpus: CPUs that copies may use together; None is those of this machine.
+            every: Seconds after which what runs is saved again; None saves only what has ended.
             note: Called with ("start", "end", "retry", "fail" or "stop", element, index).
+            warn: Called with a sentence about what cannot be saved.
 
         Raises:
             ElementError: The graph has faults, or a gang of it does not fit on this machine.
@@ -109,16 +71,23 @@ class ElementRun:
         self._bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         self._free_cpus, self._free_bytes = self._cpus, self._bytes
         self._note = note or (lambda event, element, index: None)
-        self._steps = {one.name: _Step(one, set(range(one.copies))) for one in self._graph.computes}
+        self._steps = {
+            one.name: StepState(one, set(range(one.copies))) for one in self._graph.computes
+        }
         self.states = {one.name: "waits" for one in self._graph}
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, RunningCopy] = {}
+        self._unkept: list[StartUnit] = []
         self._images: dict[str, int] = {}
         self._queue: deque[list[tuple[Element, int]]] = deque()
         self._waiting: dict[str, Element] = {}
         self._numbers = 0
         self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_write, False)
+        for end in (self._wake_read, self._wake_write):
+            os.set_blocking(end, False)
         self._stopping = False
+        self._cuts = GangCuts(
+            run, every=every, warn=warn or (lambda sentence: None), wake=self._wake
+        )
         self._users = {
             one.name: {user.name for user in self._graph.users_of(one)}
             for one in self._graph.memories
@@ -139,6 +108,10 @@ class ElementRun:
     def stop(self) -> None:
         """End the run soon; may be called from a signal handler and from any thread."""
         self._stopping = True
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have the scheduler look at what has happened; may be called from any thread."""
         with suppress(OSError):
             os.write(self._wake_write, b"!")
 
@@ -157,7 +130,8 @@ class ElementRun:
         self._run.note([{"begun": begun}])
         self._memories = ServedMemories(self._run.path / "memory", begun)
         self._memories.settle(self._images)
-        forker, self._sock = self._start_forker()
+        self._cuts.begin(self._memories)
+        self._forker = ForkerLink(self._run)
         self._order = TopologicalSorter({name: set(of) for name, of in self._parents.items()})
         self._order.prepare()
         try:
@@ -168,12 +142,13 @@ class ElementRun:
                     break
                 self._wait()
             return self._result()
-        except BaseException:
-            self._end_running()
+        except RunStopped:
+            self._cuts.last(self._running.values())
             raise
         finally:
-            self._sock.close()
-            forker.wait()
+            self._end_running()
+            self._cuts.give_up()
+            self._forker.close()
             self._memories.end_all()
             os.close(self._wake_read)
             os.close(self._wake_write)
@@ -189,6 +164,7 @@ class ElementRun:
                 if "begun" in entry:
                     begun = int(entry["begun"]) + 1
                 self._images.update(entry.get("images", {}))
+            self._cuts.replay(self._run.entries())
             for entry in self._run.results():
                 name, index = entry["element"], entry["index"]
                 step = self._steps.get(name)
@@ -201,29 +177,6 @@ class ElementRun:
                 f"run {self._run.ident}: its journal is damaged: {reason(error)}"
             ) from error
         return begun
-
-    def _start_forker(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            words = [sys.executable, "-m", "wasmsr.elements.engine.forker"]
-            forker = subprocess.Popen(
-                [*words, str(self._run.path), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
-        ours.settimeout(START_SECONDS)
-        try:
-            said = ours.recv(PACKET)
-        except OSError:
-            said = b""
-        if not said:
-            ours.close()
-            forker.kill()
-            forker.wait()
-            raise ElementError("the process that forks elements did not start",
-                               hint="the machine may have no memory or no time for it")  # fmt: skip
-        ours.setblocking(False)
-        return forker, ours
 
     def _check_fit(self, element: Element) -> None:
         """Check that what starts together fits on this machine at all."""
@@ -285,27 +238,44 @@ class ElementRun:
             more = sum(one.limits.mem_bytes * one.copies for one in memories.values())
             if self._running and (cpus > self._free_cpus + 1e-9 or size + more > self._free_bytes):
                 return
+            unit = StartUnit(together, self._memories_used(together))
+            if any(one.memories & unit.memories for one in self._restarting()):
+                return  # these memories are set back soon
             self._queue.popleft()
+            self._cuts.started(unit)
             for memory in memories.values():
                 self._memories.start(memory)
                 self.states[memory.name] = "runs"
             self._free_bytes -= more
-            unit = _Unit(together)
-            for other in {id(one.unit): one.unit for one in self._running.values()}.values():
-                if self._memories_used(other) & self._memories_used(unit):
+            for other in self._units():
+                if other.memories & unit.memories:
                     other.shares = unit.shares = True
             for element, index in together:
                 self._start(element, index, unit)
 
-    def _memories_used(self, unit: _Unit) -> set[str]:
-        """Return the names of the memories that a unit can write to."""
-        return {
-            memory.name for element, _ in unit.copies for memory in self._memories_of[element.name]
-        }
+    def _units(self) -> list[StartUnit]:
+        """Return the units of which a copy runs."""
+        return list({id(one.unit): one.unit for one in self._running.values()}.values())
 
-    def _start(self, element: Element, index: int, unit: _Unit) -> None:
+    def _restarting(self) -> list[StartUnit]:
+        """Return the units that start again when all copies of their group have been ended."""
+        return [other for one in self._units() if one.failed for other in one.group]
+
+    def _memories_used(self, copies: Iterable[tuple[Element, int]]) -> frozenset[str]:
+        """Return the names of the memories that copies can write to."""
+        return frozenset(
+            memory.name for element, _ in copies for memory in self._memories_of[element.name]
+        )
+
+    def _start(self, element: Element, index: int, unit: StartUnit) -> None:
         step = self._steps[element.name]
         attempt = step.begun[index] = step.begun.get(index, 0) + 1
+        cut = self._cuts.cuts.get(unit.key)
+        for one in () if cut is None else cut.ended:
+            if (one["element"], one["index"]) == (element.name, index):
+                copy = RunningCopy(element, index, attempt, unit)
+                unit.ended.append((copy, json.dumps(one["result"])))
+                return  # it had ended when the others were saved
         self._numbers += 1
         memories = [
             str(durl)
@@ -317,18 +287,15 @@ class ElementRun:
             "element": element.name,
             "index": index,
             "attempt": attempt,
-            "epoch": self._memories.epoch,
             "memories": memories,
             "parents": self._parents[element.name],
         }
-        packet = json.dumps(asked).encode()
-        if len(packet) > PACKET:
-            raise ElementError(f"{printable(element.name)} has too many memories and parents")
+        if cut is not None:
+            root, written = cut.saved[element.name, index]
+            asked |= {"cut": cut.name, "root": root, "written": written}
         self._run.result(element.name, index).unlink(missing_ok=True)
-        self._sock.setblocking(True)
-        self._sock.send(packet)
-        self._sock.setblocking(False)
-        self._running[self._numbers] = _Running(element, index, attempt, unit)
+        control = self._forker.start(asked, steered=isinstance(element.code, bytes))
+        self._running[self._numbers] = RunningCopy(element, index, attempt, unit, control)
         unit.running.add(self._numbers)
         self._free_cpus -= element.limits.cpu
         self._free_bytes -= element.limits.mem_bytes
@@ -338,19 +305,47 @@ class ElementRun:
     # ---- what ends -------------------------------------------------------------------------------
 
     def _wait(self) -> None:
-        """Wait until copies have ended, and do what follows."""
-        ready, _, _ = select.select([self._sock.fileno(), self._wake_read], [], [])
+        """Wait until copies have ended or a cut is due, and do what follows."""
+        ends = [self._forker, self._wake_read]
+        ready, _, _ = select.select(ends, [], [], self._cuts.timeout())
+        if self._wake_read in ready:
+            os.read(self._wake_read, 4096)
         if self._stopping:
             raise RunStopped
-        if self._sock.fileno() not in ready:
+        self._cuts.advance(self._running.values())
+        if self._forker not in ready:
             return
-        good: list[tuple[_Running, str]] = []
-        bad: list[tuple[_Running, str]] = []
-        over: list[_Unit] = []
-        for number, code, why in list(self._told()):
+        bad: list[tuple[RunningCopy, str]] = []
+        over: list[StartUnit] = []
+        good, self._unkept = self._unkept, []
+        for copy, why in self._ended_now():
+            unit = copy.unit
+            if why and not unit.failed:  # or it was killed with the others
+                unit.failed, unit.group = True, [unit]
+                bad.append((copy, why))
+            if not unit.running:
+                (over if unit.failed else good).append(unit)
+        for copy, why in bad:
+            if not self._has_try(copy):
+                self._keep(good)  # the run ends here
+                self._failed(copy, why)
+            good = self._with_others(copy, good, over)
+        if not over:  # or the memories of something new would be set back under it
+            self._start_what_fits()  # what is ready runs while the disk is waited for
+        self._keep(good)
+        for copy, why in bad:
+            self._failed(copy, why)
+        for unit in over:
+            self._again(unit)
+        self._make_ready()
+
+    def _ended_now(self) -> Iterable[tuple[RunningCopy, str]]:
+        """Yield the copies that have ended, and why they failed, "" for those that did not."""
+        for number, code, why in list(self._forker.told()):
             copy = self._running.pop(number)
             unit = copy.unit
             unit.running.discard(number)
+            self._cuts.ended(copy)
             self._free_cpus += copy.element.limits.cpu
             self._free_bytes += copy.element.limits.mem_bytes
             try:
@@ -359,57 +354,39 @@ class ElementRun:
                 text = self._run.read_result(copy.element.name, copy.index)
                 unit.ended.append((copy, text))
             except ElementError as error:
-                if not unit.failed:  # or it was killed with the others
-                    unit.failed = True
-                    bad.append((copy, error.message))
-            if unit.running:
-                continue
-            if unit.failed:
-                over.append(unit)
+                yield copy, error.message or "it failed"
             else:
-                good += unit.ended
-        self._start_what_fits()  # what is ready runs while the disk is waited for
-        self._keep(good)
-        for copy, why in bad:
-            self._failed(copy, why)
-        for unit in over:
-            self._again(unit)
-        self._make_ready()
+                yield copy, ""
 
-    def _told(self) -> Iterable[tuple[int, int, str]]:
-        while True:
-            try:
-                packet = self._sock.recv(PACKET)
-            except BlockingIOError:
-                return
-            if not packet:
-                raise ElementError("the process that forks elements has ended")
-            said = json.loads(packet)
-            yield said["id"], said["code"], said["why"]
-
-    def _keep(self, good: list[tuple[_Running, str]]) -> None:
-        """Write results to the disk, and with them the memories that they speak of.
+    def _keep(self, units: list[StartUnit]) -> None:
+        """Write results of units to the disk, and with them the memories that they speak of.
 
         The images count from the line of the journal on that has the results: with a crash before
         it the copies run again with the memories as they were, and after it they do not.
         """
-        if not good:
+        if not units:
             return
-        for copy, _ in good:
+        good = [copy for unit in units for copy, _ in unit.ended]
+        for copy in good:
             self._steps[copy.element.name].left.discard(copy.index)
-        used = {memory.name for copy, _ in good for memory in self._memories_of[copy.element.name]}
-        still = {name for name in used if any(self._steps[user].left for user in self._users[name])}
-        images = self._memories.prepare(still)
-        ended = [
-            {"element": copy.element.name, "index": copy.index, "attempt": copy.attempt,
-             "result": json.loads(text)}
-            for copy, text in good
-        ]  # fmt: skip
-        self._run.note([{"ended": ended, "images": images} if images else {"ended": ended}])
-        self._memories.publish(still)
-        for copy, _ in good:
+        still = frozenset(
+            name
+            for unit in units
+            for name in unit.memories
+            if any(self._steps[user].left for user in self._users[name])
+        )
+        ended = [ended_entry(copy, json.loads(text)) for unit in units for copy, text in unit.ended]
+        if not self._cuts.keep(ended, still, self._running.values()):
+            for copy in good:
+                self._steps[copy.element.name].left.add(copy.index)
+            self._unkept += units
+            return
+        for copy in good:
             self._note("end", copy.element.name, copy.index)
-        for element in {copy.element.name: copy.element for copy, _ in good}.values():
+            if isinstance(copy.element.code, bytes):
+                self._run.output(copy.element.name, copy.index).unlink(missing_ok=True)
+                shutil.rmtree(self._run.saved(copy.element.name, copy.index), ignore_errors=True)
+        for element in {copy.element.name: copy.element for copy in good}.values():
             if not self._steps[element.name].left:
                 self._ended(element)
                 self._order.done(element.name)
@@ -424,54 +401,84 @@ class ElementRun:
                     self._free_bytes += memory.limits.mem_bytes * memory.copies
                 self.states[memory.name] = "ended"
 
-    def _failed(self, copy: _Running, why: str) -> None:
-        """Count a failure, and end what runs together with the copy.
+    def _has_try(self, copy: RunningCopy) -> bool:
+        failed = self._steps[copy.element.name].failed.get(copy.index, 0)
+        return failed < copy.element.retries
+
+    def _with_others(
+        self, copy: RunningCopy, good: list[StartUnit], over: list[StartUnit]
+    ) -> list[StartUnit]:
+        """Find what goes on from its last cut together with the unit of a copy that failed.
+
+        Units that share a memory with it have seen what it wrote after the cut.
+
+        Args:
+            copy: The copy.
+            good: Units that have ended well just now, and are not kept yet.
+            over: Gets those of them that start again.
+
+        Returns:
+            The rest of those that have ended well.
+        """
+        if copy.unit.key not in self._cuts.cuts:
+            return good
+        near = connected([*self._units(), *good, *over], copy.unit.memories)
+        # Those of which a copy had failed before have found others already.
+        group = list({id(other): other for one in near for other in (one, *one.group)}.values())
+        for one in group:
+            one.failed, one.group = True, group
+        over += [one for one in good if one in group]
+        return [one for one in good if one not in group]
+
+    def _failed(self, copy: RunningCopy, why: str) -> None:
+        """Count a failure, and end what starts again together with the copy.
 
         Raises:
             ElementFailed: The copy has no try left.
         """
         step = self._steps[copy.element.name]
-        failed = step.failed[copy.index] = step.failed.get(copy.index, 0) + 1
-        if failed > copy.element.retries:
+        step.failed[copy.index] = step.failed.get(copy.index, 0) + 1
+        if step.failed[copy.index] > copy.element.retries:
             self.states[copy.element.name] = "failed"
             self._note("fail", copy.element.name, copy.index)
             lines = self._run.last_lines(copy.element.name, copy.index)
             raise ElementFailed(copy.element.name, copy.index, why, lines)
         self._note("retry", copy.element.name, copy.index)
-        for number in copy.unit.running:
-            self._kill(number)
+        for one in copy.unit.group:
+            for number in one.running:
+                self._forker.kill(number)
 
-    def _again(self, unit: _Unit) -> None:
-        """Start all copies of a unit again, with its memories as they were when it started.
+    def _again(self, unit: StartUnit) -> None:
+        """Start all copies of a group again, when none of them runs any more.
 
-        The memories are served anew, so that nothing arrives late from a copy that was ended. What
-        was saved of them is from before the unit: results of a unit are kept when all of it has
-        ended. Where another unit has used a memory meanwhile, its writes stay, and so do those of
-        the copies that failed.
+        The memories are served anew, so that nothing arrives late from a copy that was ended, and
+        are as the disk has them. That is how they were in the last cut of the group. A unit without
+        a cut is alone; then it is how they were before the unit: results of a unit are kept when
+        all of it has ended. Where another unit has used a memory of one without a cut meanwhile,
+        its writes stay, and so do those of the copies that failed.
         """
-        if not unit.shares:
-            for name in sorted(self._memories_used(unit)):
+        unit.over = True
+        if not all(one.over for one in unit.group):
+            return
+        self._cuts.settle()
+        if not unit.shares or unit.key in self._cuts.cuts:
+            for name in sorted({name for one in unit.group for name in one.memories}):
                 self._memories.end(name)
                 self._memories.start(self._graph.elements[name])
-        self._queue.appendleft(unit.copies)
-
-    def _kill(self, number: int) -> None:
-        """Have the forker end a copy."""
-        self._sock.setblocking(True)
-        try:
-            self._sock.send(json.dumps({"kill": number}).encode())
-        finally:
-            self._sock.setblocking(False)
+            for one in unit.group:
+                self._cuts.set_back(one)
+        self._queue.extendleft(one.copies for one in reversed(unit.group))
 
     def _end_running(self) -> None:
         """Kill what runs; it starts again with `resume`."""
         for number, copy in self._running.items():
             try:
-                self._kill(number)
+                self._forker.kill(number)
             except OSError:
                 break
             self._note("stop", copy.element.name, copy.index)
             self.states[copy.element.name] = "stopped"
+            self._cuts.ended(copy)
         self._running.clear()
 
     def _result(self) -> Any:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,8 @@ from typing import Any, BinaryIO
 from wasmsr import small_files
 from wasmsr.errors import printable, reason
 from wasmsr.mem.failures import RemoteMemoryError
-from wasmsr.mem.serving.memory_region import PAGE_BITS, PAGE_BYTES, MemoryCut, MemoryRegion
+from wasmsr.mem.serving.memory_region import MemoryCut, MemoryRegion
+from wasmsr.mem.serving.page_cut import PAGE_BITS, PAGE_BYTES, PageCut
 from wasmsr.mem.wire.commands import CLIENT_ID_BYTES, DATA_AT, PADDING, read_header
 
 VERSION = 1
@@ -186,7 +187,7 @@ class MemoryImages:
         Raises:
             MemoryImageError: It cannot be written; the cut before is still there.
         """
-        written = self._cut_of(region, every_page=every_page)
+        written = self.finish(self.begin(region, every_page=every_page))
         self.publish()
         return written
 
@@ -199,9 +200,59 @@ class MemoryImages:
         Raises:
             MemoryImageError: It cannot be written; the cut before is still there.
         """
-        self._cut_of(region, every_page=False)
-        assert self._next is not None
-        return self._next.number
+        self.finish(self.begin(region))
+        return self.prepared
+
+    @staticmethod
+    def begin(region: MemoryRegion, *, every_page: bool = False) -> BegunCut:
+        """Take the cut of this instant, which `finish` prepares; the memory goes on meanwhile.
+
+        `finish` or `drop` must follow: nobody else can begin a cut of the memory before.
+
+        Args:
+            region: The memory.
+            every_page: As for `save`.
+        """
+        return BegunCut(region, *region.begin_cut(every_page=every_page))
+
+    def finish(self, begun: BegunCut) -> int:
+        """Prepare a cut that was begun, for `publish` or `forget`.
+
+        Returns:
+            How many bytes of pages were written.
+
+        Raises:
+            MemoryImageError: It cannot be written; the cut before is still there.
+        """
+        try:
+            written = self._save(begun.cut, begun.pages)
+            assert self._next is not None
+            self._next.begun = begun
+            return written
+        except BaseException as error:
+            begun.region.still_dirty(begun.pages.numbers)  # or the next cut would not have them
+            if not isinstance(error, OSError):
+                raise
+            raise MemoryImageError(
+                f"a memory cannot be saved in {printable(self.folder)}: {reason(error)}"
+            ) from error
+        finally:
+            begun.region.end_cut(begun.pages)
+
+    @property
+    def prepared(self) -> int:
+        """The number of the prepared cut, 0 if there is none."""
+        return 0 if self._next is None else self._next.number
+
+    def forget(self) -> None:
+        """Have the prepared cut not count; the next one has its pages. Does nothing without one."""
+        cut, self._next = self._next, None
+        if cut is None:
+            return
+        if cut.begun is not None:
+            cut.begun.region.still_dirty(cut.begun.pages.numbers)
+        with suppress(OSError):
+            (self.folder / "next.json").unlink()
 
     def publish(self) -> None:
         """Have the prepared cut be the memory; does nothing if there is none.
@@ -230,21 +281,7 @@ class MemoryImages:
                 with suppress(OSError):
                     (self.folder / name).unlink()
 
-    def _cut_of(self, region: MemoryRegion, *, every_page: bool) -> int:
-        """Prepare a cut; return how many bytes of pages were written."""
-        cut, pages = region.cut(every_page=every_page)
-        try:
-            return self._save(cut, pages)
-        except OSError as error:
-            region.still_dirty(pages)
-            raise MemoryImageError(
-                f"a memory cannot be saved in {printable(self.folder)}: {reason(error)}"
-            ) from error
-        except BaseException:
-            region.still_dirty(pages)  # or they would be missing in the next cut
-            raise
-
-    def _save(self, cut: MemoryCut, pages: dict[int, bytes]) -> int:
+    def _save(self, cut: MemoryCut, pages: Iterable[tuple[int, bytes]]) -> int:
         count = cut.size + PAGE_BYTES - 1 >> PAGE_BITS
         index = bytearray(self._index) or bytearray(ZERO * count)
         if len(index) != count * ENTRY.size:
@@ -262,7 +299,7 @@ class MemoryImages:
                     written += len(data)
                 ENTRY.pack_into(index, page * ENTRY.size, digest, number, new[digest])
 
-            for page, data in pages.items():
+            for page, data in pages:
                 digest = hashlib.sha256(data).digest()
                 if not data.strip(b"\0"):
                     ENTRY.pack_into(index, page * ENTRY.size, b"", 0, 0)
@@ -319,6 +356,20 @@ class MemoryImages:
 
 
 @dataclass(frozen=True)
+class BegunCut:
+    """A cut of one instant, whose pages are not written yet."""
+
+    region: MemoryRegion
+    cut: MemoryCut
+    pages: PageCut
+
+    def drop(self) -> None:
+        """Give it up: the next cut has its pages."""
+        self.region.still_dirty(self.pages.numbers)
+        self.region.end_cut(self.pages)
+
+
+@dataclass
 class _NextCut:
     """A cut that is written and does not count yet."""
 
@@ -326,6 +377,7 @@ class _NextCut:
     index: bytearray
     packs: dict[int, int]
     said: dict[str, Any]
+    begun: BegunCut | None = None
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from wasmsr.mem.serving.page_cut import PAGE_BITS, PAGE_BYTES, PageCut
 from wasmsr.mem.wire.commands import (
     CLIENT_ID_BYTES,
     COMMAND_BYTES,
@@ -29,9 +30,6 @@ from wasmsr.mem.wire.commands import (
     read_hello,
 )
 
-PAGE_BITS = 16
-PAGE_BYTES = 1 << PAGE_BITS
-"""Bytes of a page, the unit in which a memory is saved."""
 CLIENTS = 65_536
 """Clients whose last answer a memory keeps; those that have been silent longest are forgotten."""
 
@@ -103,6 +101,8 @@ class MemoryRegion:
         self._clients: OrderedDict[bytes, MemoryClient] = OrderedDict()
         self._lock = threading.Lock()
         self._moved = b""
+        self._cutting = threading.Lock()
+        self._pages: PageCut | None = None
         self._dirty = bytearray(len(self.buffer) + PAGE_BYTES - 1 >> PAGE_BITS)
 
     @property
@@ -154,9 +154,11 @@ class MemoryRegion:
             return _answer(command, OUT_OF_BOUNDS), b""
         if command.op == OP_READ:
             return _answer(command, OK), bytes(self.buffer[addr : addr + size])
-        self.buffer[addr : addr + size] = data[:size]
         if size:
             first, end = addr >> PAGE_BITS, (addr + size - 1 >> PAGE_BITS) + 1
+            if self._pages is not None:
+                self._pages.keep(first, end)
+            self.buffer[addr : addr + size] = data[:size]
             if end - first == 1:
                 self._dirty[first] = 1
             else:
@@ -207,25 +209,52 @@ class MemoryRegion:
 
     # ---- the memory as a whole -------------------------------------------------------------------
 
-    def cut(self, *, every_page: bool = False) -> tuple[MemoryCut, dict[int, bytes]]:
+    def begin_cut(self, *, every_page: bool = False) -> tuple[MemoryCut, PageCut]:
         """Return what the memory is now, and the pages that were written since the last cut.
 
-        No command is under way meanwhile. The pages are copies, by their numbers.
+        No command is under way at that instant. The memory goes on at once: the pages are copied
+        as they are asked for, or before they are written. `end_cut` must follow; another cut waits
+        for it.
 
         Args:
-            every_page: Return all pages: others write to the memory without commands.
+            every_page: Give all pages: others write to the memory without commands. What they
+                write meanwhile may be in the cut.
         """
+        self._cutting.acquire()
+        try:
+            with self._lock:
+                clients = tuple(
+                    (one.ident, one.epoch, one.seq, one.answer) for one in self._clients.values()
+                )
+                count = len(self._dirty)
+                wanted = bytearray(b"\1" * count) if every_page else self._dirty
+                pages = PageCut(self.buffer, wanted, self._lock)
+                self._dirty = bytearray(count)
+                self._pages = pages
+                return MemoryCut(self.ident, len(self.buffer), self.epoch, clients), pages
+        except BaseException:
+            self._cutting.release()
+            raise
+
+    def end_cut(self, pages: PageCut) -> None:
+        """End a cut: its pages are copied, or not needed any more."""
         with self._lock:
-            clients = tuple(
-                (one.ident, one.epoch, one.seq, one.answer) for one in self._clients.values()
-            )
-            pages = {}
-            at = 0 if every_page else self._dirty.find(1)
-            while 0 <= at < len(self._dirty):
-                pages[at] = bytes(self.buffer[at << PAGE_BITS : at + 1 << PAGE_BITS])
-                at = at + 1 if every_page else self._dirty.find(1, at + 1)
-            self._dirty = bytearray(len(self._dirty))
-            return MemoryCut(self.ident, len(self.buffer), self.epoch, clients), pages
+            if self._pages is not pages:
+                return
+            self._pages = None
+        self._cutting.release()
+
+    def cut(self, *, every_page: bool = False) -> tuple[MemoryCut, dict[int, bytes]]:
+        """Return a whole cut: what the memory is, and copies of pages by their numbers.
+
+        Args:
+            every_page: As for `begin_cut`.
+        """
+        cut, pages = self.begin_cut(every_page=every_page)
+        try:
+            return cut, dict(pages)
+        finally:
+            self.end_cut(pages)
 
     def still_dirty(self, pages: Iterable[int]) -> None:
         """Say that pages of the last cut were not saved."""
