@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -28,6 +29,10 @@ from wasmsr.elements.failures import ElementError, ElementFailed, GraphError
 from wasmsr.elements.folder.checks import faults_of
 from wasmsr.elements.folder.element import Element
 from wasmsr.errors import listed, printable, reason
+
+
+KEEP_SECONDS = 0.05
+"""How long results for which nobody waits may wait for others, which the same sync keeps."""
 
 
 class RunStopped(Exception):
@@ -77,6 +82,7 @@ class ElementRun:
         self.states = {one.name: "waits" for one in self._graph}
         self._running: dict[int, RunningCopy] = {}
         self._unkept: list[StartUnit] = []
+        self._keep_at = 0.0
         self._images: dict[str, int] = {}
         self._queue: deque[list[tuple[Element, int]]] = deque()
         self._waiting: dict[str, Element] = {}
@@ -88,6 +94,7 @@ class ElementRun:
         self._cuts = GangCuts(
             run, every=every, warn=warn or (lambda sentence: None), wake=self._wake
         )
+        self._leaves = {one.name for one in self._graph.leaves}
         self._users = {
             one.name: {user.name for user in self._graph.users_of(one)}
             for one in self._graph.memories
@@ -143,6 +150,7 @@ class ElementRun:
                 self._wait()
             return self._result()
         except RunStopped:
+            self._keep(self._unkept)
             self._cuts.last(self._running.values())
             raise
         finally:
@@ -307,22 +315,28 @@ class ElementRun:
     def _wait(self) -> None:
         """Wait until copies have ended or a cut is due, and do what follows."""
         ends = [self._forker, self._wake_read]
-        ready, _, _ = select.select(ends, [], [], self._cuts.timeout())
+        waits = [] if (cut := self._cuts.timeout()) is None else [cut]
+        if self._unkept:
+            waits.append(max(0.0, self._keep_at - time.monotonic()))
+        ready, _, _ = select.select(ends, [], [], min(waits, default=None))
         if self._wake_read in ready:
             os.read(self._wake_read, 4096)
         if self._stopping:
             raise RunStopped
         self._cuts.advance(self._running.values())
-        if self._forker not in ready:
+        ended = list(self._ended_now()) if self._forker in ready else []
+        if not ended and (not self._unkept or time.monotonic() < self._keep_at):
             return
         bad: list[tuple[RunningCopy, str]] = []
         over: list[StartUnit] = []
         good, self._unkept = self._unkept, []
-        for copy, why in self._ended_now():
-            unit = copy.unit
-            if why and not unit.failed:  # or it was killed with the others
-                unit.failed, unit.group = True, [unit]
+        if not good:
+            self._keep_at = time.monotonic() + KEEP_SECONDS
+        for copy, why in ended:
+            if why and not copy.unit.failed:  # or it was killed with the others
+                copy.unit.failed, copy.unit.group = True, [copy.unit]
                 bad.append((copy, why))
+        for unit in {id(copy.unit): copy.unit for copy, _ in ended}.values():
             if not unit.running:
                 (over if unit.failed else good).append(unit)
         for copy, why in bad:
@@ -332,7 +346,10 @@ class ElementRun:
             good = self._with_others(copy, good, over)
         if not over:  # or the memories of something new would be set back under it
             self._start_what_fits()  # what is ready runs while the disk is waited for
-        self._keep(good)
+        if not bad and self._can_wait(good):
+            self._unkept = good
+        else:
+            self._keep(good)
         for copy, why in bad:
             self._failed(copy, why)
         for unit in over:
@@ -358,6 +375,22 @@ class ElementRun:
             else:
                 yield copy, ""
 
+    def _can_wait(self, good: list[StartUnit]) -> bool:
+        """Return whether the disk can be waited for later: something else has to start first.
+
+        Results that let others start are kept at once, and so are those that speak of memories.
+        """
+        if not self._queue or not self._running or time.monotonic() >= self._keep_at:
+            return False
+        left: dict[str, int] = {}
+        for unit in good:
+            if unit.memories:
+                return False
+            for element, _ in unit.copies:
+                left.setdefault(element.name, len(self._steps[element.name].left))
+                left[element.name] -= 1
+        return all(left[name] > 0 or name in self._leaves for name in left)
+
     def _keep(self, units: list[StartUnit]) -> None:
         """Write results of units to the disk, and with them the memories that they speak of.
 
@@ -380,6 +413,7 @@ class ElementRun:
             for copy in good:
                 self._steps[copy.element.name].left.add(copy.index)
             self._unkept += units
+            self._keep_at = time.monotonic() + KEEP_SECONDS
             return
         for copy in good:
             self._note("end", copy.element.name, copy.index)
