@@ -83,6 +83,7 @@ class ServedMemories:
                 images = MemoryImages(self._folder / name, self._counts.get(name))
                 images.load(region)
                 region.fence(epoch)
+                region.move.decide = None  # the run saves what is here
                 server = MemoryServer(region)
                 server.start()
                 stack.callback(server.stop)

@@ -97,7 +97,7 @@ class MemoryConversation:
         self._longest = DEEPEST * ID.size + COMMAND_BYTES + region.size
 
     def run(self) -> None:
-        """Answer until the peer closes the connection.
+        """Answer until the peer closes the connection; a move that it made is given up then.
 
         Raises:
             OtherProtocolError: The peer speaks something else.
@@ -105,6 +105,13 @@ class MemoryConversation:
             BlockingIOError: The peer is silent or slow in the middle of a message.
             OSError: The connection is broken.
         """
+        try:
+            self._run()
+        finally:
+            self._region.move.left(self._session)
+
+    def _run(self) -> None:
+        """Answer until the peer closes the connection."""
         set_timeouts(self._sock, HELLO_SECONDS)
         self._sock.sendall(hello(REP))
         said = bytearray(HELLO_BYTES)

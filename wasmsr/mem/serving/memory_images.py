@@ -27,7 +27,6 @@ from wasmsr.errors import printable, reason
 from wasmsr.mem.failures import RemoteMemoryError
 from wasmsr.mem.serving.memory_region import MemoryCut, MemoryRegion
 from wasmsr.mem.serving.page_cut import PAGE_BITS, PAGE_BYTES, PageCut
-from wasmsr.mem.wire.commands import CLIENT_ID_BYTES, DATA_AT, PADDING, read_header
 
 VERSION = 1
 ENTRY = struct.Struct("<32sIQ")
@@ -90,6 +89,52 @@ class MemoryImages:
         """The length of the saved memory in bytes."""
         return 0 if self._said is None else int(self._said["size"])
 
+    @property
+    def moved(self) -> str:
+        """The address to which the memory has moved; "" if it has not.
+
+        Raises:
+            MemoryImageError: What says so is damaged.
+        """
+        path = self.folder / "moved.json"
+        try:
+            return str(json.loads(small_files.read(path, LARGEST_IMAGE)[0])["address"])
+        except FileNotFoundError:
+            return ""
+        except DAMAGES as error:
+            raise MemoryImageError(f"{printable(path)} is damaged: {reason(error)}") from error
+
+    @property
+    def arrives(self) -> tuple[str, str] | None:
+        """From where to where the memory was moving when this was written, if it is not known to
+        be here.
+
+        Raises:
+            MemoryImageError: What says so is damaged.
+        """
+        path = self.folder / "arrives.json"
+        try:
+            said = json.loads(small_files.read(path, LARGEST_IMAGE)[0])
+            return str(said["from"]), str(said["to"])
+        except FileNotFoundError:
+            return None
+        except DAMAGES as error:
+            raise MemoryImageError(f"{printable(path)} is damaged: {reason(error)}") from error
+
+    def note_arrival(self, source: str, address: str) -> None:
+        """Keep that a memory is moving here: what is here does not count yet. Raises OSError."""
+        said = json.dumps({"from": source, "to": address}).encode()
+        small_files.replace(self.folder / "arrives.json", said)
+
+    def arrived(self) -> None:
+        """Keep that the memory is here. Raises OSError."""
+        (self.folder / "arrives.json").unlink()
+        small_files.sync_folder(self.folder)
+
+    def note_move(self, address: str) -> None:
+        """Keep that the memory has moved: what is here is old from now on. Raises OSError."""
+        small_files.replace(self.folder / "moved.json", json.dumps({"address": address}).encode())
+
     # ---- reading ---------------------------------------------------------------------------------
 
     def _read(self) -> None:
@@ -145,7 +190,7 @@ class MemoryImages:
                 with (self.folder / f"pack-{pack}").open("rb") as file:
                     for offset, page, digest in sorted(pages[pack]):
                         self._load_page(region, page, file, offset, digest)
-            region.take_over(self._cut())
+            region.take_over(MemoryCut.read(self._said))
         except DAMAGES as error:
             raise MemoryImageError(
                 f"the image of a memory in {printable(self.folder)} is damaged: {reason(error)}"
@@ -161,19 +206,6 @@ class MemoryImages:
         if len(data) != len(view) or hashlib.sha256(data).digest() != digest:
             raise ValueError(f"page {page} is damaged")
         view[:] = data
-
-    def _cut(self) -> MemoryCut:
-        said = self._said
-        assert said is not None
-        clients = []
-        for ident, epoch, seq, answer in said["clients"]:
-            header = bytes.fromhex(answer)
-            if len(header) != DATA_AT or not 0 <= epoch < 1 << 64:
-                raise ValueError("a client of it is none")
-            if seq is not None and not 0 <= seq < 65_536:
-                raise ValueError("a client of it is none")
-            clients.append((_ident(ident), epoch, seq, read_header(header + PADDING)))
-        return MemoryCut(_ident(said["memory"]), said["size"], said["epoch"], tuple(clients))
 
     # ---- writing ---------------------------------------------------------------------------------
 
@@ -343,14 +375,10 @@ class MemoryImages:
         said = {
             "version": VERSION,
             "number": number,
-            "memory": cut.ident.hex(),
-            "size": cut.size,
-            "epoch": cut.epoch,
-            "clients": [[one[0].hex(), one[1], one[2], one[3].header().hex()]
-                        for one in cut.clients],
+            **cut.said(),
             "index": hashlib.sha256(index).hexdigest(),
             "packs": packs,
-        }  # fmt: skip
+        }
         small_files.replace(self.folder / "next.json", json.dumps(said).encode())
         self._next = _NextCut(number, index, packs, said)
 
@@ -380,6 +408,24 @@ class _NextCut:
     begun: BegunCut | None = None
 
 
+def emptied(folder: Path) -> MemoryImages:
+    """Return a folder for a memory that moves here; what is left of a move that failed goes.
+
+    Raises:
+        MemoryImageError: It has a memory.
+    """
+    found = MemoryImages(folder)
+    if found.arrives is None and (found.moved or not found.is_empty):
+        raise MemoryImageError(
+            f"{printable(folder)} has a memory already",
+            hint="give the one that moves here an empty --folder",
+        )
+    for name in ("image.json", "next.json"):  # the rest goes with the next cut
+        with suppress(FileNotFoundError):
+            (folder / name).unlink()
+    return MemoryImages(folder)
+
+
 @contextmanager
 def taken(folder: Path) -> Iterator[None]:
     """Have the folder of a memory alone, meanwhile; a process that ends gives it back.
@@ -405,10 +451,3 @@ def taken(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def _ident(text: str) -> bytes:
-    ident = bytes.fromhex(text)
-    if len(ident) != CLIENT_ID_BYTES:
-        raise ValueError("an id of it has another length")
-    return ident

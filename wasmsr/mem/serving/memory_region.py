@@ -7,7 +7,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
+from wasmsr.mem.serving.memory_move import MemoryMove
 from wasmsr.mem.serving.page_cut import PAGE_BITS, PAGE_BYTES, PageCut
 from wasmsr.mem.wire.commands import (
     CLIENT_ID_BYTES,
@@ -19,14 +21,17 @@ from wasmsr.mem.wire.commands import (
     NOT_UNDERSTOOD,
     OK,
     OP_HELLO,
+    OP_MOVE,
     OP_NOP,
     OP_READ,
     OP_WRITE,
     OUT_OF_BOUNDS,
     OUT_OF_ORDER,
+    PADDING,
     Command,
     CommandError,
     Welcome,
+    read_header,
     read_hello,
 )
 
@@ -81,6 +86,35 @@ class MemoryCut:
     epoch: int
     clients: tuple[tuple[bytes, int, int | None, Command], ...]
 
+    def said(self) -> dict[str, Any]:
+        """Return it as plain data that can be JSON."""
+        clients = [
+            [ident.hex(), epoch, seq, answer.header().hex()]
+            for ident, epoch, seq, answer in self.clients
+        ]
+        return {"memory": self.ident.hex(), "size": self.size, "epoch": self.epoch,
+                "clients": clients}  # fmt: skip
+
+    @classmethod
+    def read(cls, said: Any) -> MemoryCut:
+        """Return the cut that plain data describe.
+
+        Raises:
+            LookupError, TypeError, ValueError: They describe none.
+        """
+        clients = []
+        for ident, epoch, seq, answer in said["clients"]:
+            header = bytes.fromhex(answer)
+            if len(header) != DATA_AT or not 0 <= epoch < 1 << 64:
+                raise ValueError("a client of it is none")
+            if seq is not None and not 0 <= seq < 65_536:
+                raise ValueError("a client of it is none")
+            clients.append((_ident(ident), epoch, seq, read_header(header + PADDING)))
+        size, epoch = said["size"], said["epoch"]
+        if type(size) is not int or not 0 <= size < 1 << 46 or not 0 <= epoch < 1 << 64:
+            raise ValueError("its size or epoch is none")
+        return cls(_ident(said["memory"]), size, epoch, tuple(clients))
+
 
 class MemoryRegion:
     """The bytes of a memory, its clients, and its epoch.
@@ -100,7 +134,8 @@ class MemoryRegion:
         self.epoch = 0
         self._clients: OrderedDict[bytes, MemoryClient] = OrderedDict()
         self._lock = threading.Lock()
-        self._moved = b""
+        self.move = MemoryMove(self, self._lock)
+        self.moved = b""
         self._cutting = threading.Lock()
         self._pages: PageCut | None = None
         self._dirty = bytearray(len(self.buffer) + PAGE_BYTES - 1 >> PAGE_BITS)
@@ -123,10 +158,14 @@ class MemoryRegion:
         session.commands += 1
         if command.op == OP_HELLO:
             return self._hello(session, command, data)
+        if command.op == OP_MOVE:
+            status, said = self.move.answer(session, command.addr, data)
+            return _answer(command, status), said
         with self._lock:
+            self.move.wait(session)
             client = session.client
-            if self._moved:
-                return _answer(command, MOVED), self._moved
+            if self.moved:
+                return _answer(command, MOVED), self.moved
             if client is not None and client.epoch < self.epoch:
                 return _answer(command, FENCED), b""
             if client is not None and client.seq is not None:
@@ -159,6 +198,7 @@ class MemoryRegion:
             if self._pages is not None:
                 self._pages.keep(first, end)
             self.buffer[addr : addr + size] = data[:size]
+            self.move.note(first, end)
             if end - first == 1:
                 self._dirty[first] = 1
             else:
@@ -187,8 +227,9 @@ class MemoryRegion:
         except CommandError:
             return _answer(command, NOT_UNDERSTOOD), b""
         with self._lock:
-            if self._moved:
-                return _answer(command, MOVED), self._moved
+            self.move.wait(session)
+            if self.moved:
+                return _answer(command, MOVED), self.moved
             if epoch < self.epoch:
                 return _answer(command, FENCED), self._welcome(None).data()
             self.epoch = epoch
@@ -223,18 +264,22 @@ class MemoryRegion:
         self._cutting.acquire()
         try:
             with self._lock:
-                clients = tuple(
-                    (one.ident, one.epoch, one.seq, one.answer) for one in self._clients.values()
-                )
                 count = len(self._dirty)
                 wanted = bytearray(b"\1" * count) if every_page else self._dirty
                 pages = PageCut(self.buffer, wanted, self._lock)
                 self._dirty = bytearray(count)
                 self._pages = pages
-                return MemoryCut(self.ident, len(self.buffer), self.epoch, clients), pages
+                return self.cut_now(), pages
         except BaseException:
             self._cutting.release()
             raise
+
+    def cut_now(self) -> MemoryCut:
+        """Return what the memory is now, without its bytes; the lock is held."""
+        clients = tuple(
+            (one.ident, one.epoch, one.seq, one.answer) for one in self._clients.values()
+        )
+        return MemoryCut(self.ident, len(self.buffer), self.epoch, clients)
 
     def end_cut(self, pages: PageCut) -> None:
         """End a cut: its pages are copied, or not needed any more."""
@@ -282,7 +327,14 @@ class MemoryRegion:
         if not 0 < len(words) <= LONGEST_ADDRESS:
             raise ValueError(f"an address has 1 to {LONGEST_ADDRESS} bytes")
         with self._lock:
-            self._moved = words
+            self.moved = words
+
+
+def _ident(text: str) -> bytes:
+    ident = bytes.fromhex(text)
+    if len(ident) != CLIENT_ID_BYTES:
+        raise ValueError("an id of it has another length")
+    return ident
 
 
 def _answer(command: Command, status: int) -> Command:

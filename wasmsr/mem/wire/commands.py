@@ -28,9 +28,15 @@ OP_HELLO = 16
 """Ours: who writes, and in which epoch. Its size is 0, so that a peer that takes every unknown
 command as a write (Scad's does) writes nothing."""
 
+OP_MOVE = 17
+"""Ours too, of size 0: a step of a move of the memory to another place; `addr` says which."""
+MOVE_BEGIN, MOVE_ROUND, MOVE_STOP, MOVE_DONE, MOVE_ASK = 1, 2, 3, 4, 5
+"""Its steps: begin; which pages were written since; stop, and what the memory is; it is at another
+address from now on; whether it is, and if not, the move is given up."""
+
 OP_NAMES = {
     OP_NOP: "NOP", OP_REP: "REP", OP_WRITE: "WRITE", OP_READ: "READ", OP_ALLOC: "ALLOC",
-    OP_HELLO: "HELLO",
+    OP_HELLO: "HELLO", OP_MOVE: "MOVE",
 }  # fmt: skip
 
 OK = 0
@@ -56,6 +62,9 @@ WELCOME = struct.Struct("<B16sQQBH")
 """Data of its answer: version, id of the memory, its size in bytes, its epoch, whether it has
 answers of this client, and the number of the last command that it answered."""
 HELLO_VERSION = 1
+MOVE = struct.Struct("<B16s")
+"""Data of MOVE, before what belongs to a step: version, a random number for this move."""
+MOVE_VERSION = 1
 CLIENT_ID_BYTES = 16
 LONGEST_ADDRESS = 300
 """Most bytes of the address in an answer MOVED."""
