@@ -194,7 +194,7 @@ class GangCuts:
         self._run, self._every, self._warn, self._wake = run, every, warn, wake
         self._memories: ServedMemories
         self._due = 0.0 if every is None else time.monotonic() + every
-        self._next: deque[list[StartUnit]] = deque()
+        self._next: deque[StartUnit] = deque()
         self._now: GangCut | None = None
         self._count = 0
         self._said: set[str] = set()
@@ -276,12 +276,13 @@ class GangCuts:
             return
         copies = list(running)
         if not self._next and time.monotonic() >= self._due:
-            self._next.extend(components(copies))
+            self._next.extend(units[0] for units in components(copies))
             self._due = time.monotonic() + self._every
         while self._next and self._now is None:
-            alive = {id(copy.unit) for copy in copies}
-            units = self._next.popleft()
-            if all(id(unit) in alive for unit in units) and self._can(units, copies):
+            unit = self._next.popleft()
+            # Looked up again: what has started since then may share a memory with it.
+            units = next((found for found in components(copies) if unit in found), [])
+            if units and self._can(units, copies):
                 self._now = self._made(units, copies)
                 self._now.start(self._wake)
 
