@@ -1,7 +1,7 @@
 """Four queries like numbers 1, 16, 94 and 95 of TPC-DS, each in eight steps over memories.
 
-    python examples/elements/queries.py q95 steps           # writes a folder of elements
-    wasmsr dag run --input '{"rows": 20000}' steps
+    python examples/elements/queries.py q95 q95             # writes a folder of elements
+    wasmsr dag run --input '{"rows": 20000}' q95
     python examples/elements/queries.py --plain q95 20000   # pyarrow alone, for comparison
 
 The data are made from random numbers, the same each time, and are not those of the TPC. Amounts are
