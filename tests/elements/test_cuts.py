@@ -273,6 +273,14 @@ def test_a_cut_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     right(again.end())
 
 
+@pytest.mark.full
+def test_a_short_campaign(tmp_path: Path) -> None:
+    from tests.elements.campaign import campaign
+
+    found = campaign(tmp_path, 4, seed=17)
+    assert sum(found["faults"].values()) == 4
+
+
 CUT = {"cut": "r-1/2", "saved": [["a", 0, "ab", 3]], "ended": [], "memories": ["m"]}
 
 
