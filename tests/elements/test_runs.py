@@ -431,6 +431,24 @@ def test_a_forker_that_does_not_start_is_said(
         assert begun[0].returncode is not None  # nothing is left of it
 
 
+def test_a_run_waits_for_copies_of_a_scheduler_that_was_killed(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may still write to its files."""
+    graph, _ = read_folder(steps(runs.folder / "steps"))
+    made = RunFolder.create(tmp_path / "runs", graph, {})
+    held = made.lock_copies(0)  # as a copy has it
+    with monkeypatch.context() as patch:
+        patch.setattr("wasmsr.elements.engine.forker_link.END_SECONDS", 0.0)
+        with pytest.raises(ElementError, match="still run"):
+            ElementRun(made).go()
+    again = RunFolder(made.path)
+    made.give_back()
+    again.take()
+    threading.Timer(0.05, os.close, [held]).start()
+    assert ElementRun(again).go() == {"sum": 2997}
+
+
 def test_unknown_runs(runs: Runs) -> None:
     for words in (["resume", "r-1"], ["logs", "r-1"], ["stop", "r-1"], ["show", "r-1"]):
         done = runs(*words)

@@ -187,9 +187,10 @@ def _kill(pid: int) -> None:
 
 
 def main() -> None:
-    """Run the process: its words are the folder of the run, and a socket's descriptor."""
+    """Run the process: its words are the folder of the run, and descriptors: a socket, a lock."""
     run = RunFolder(Path(sys.argv[1]))
     sock = socket.socket(fileno=int(sys.argv[2]))
+    os.set_inheritable(int(sys.argv[3]), False)  # this process has it to its end, and all copies
     graph = run.graph()
     if any(isinstance(element.code, bytes) for element in graph):
         # Here once, and not in each copy.

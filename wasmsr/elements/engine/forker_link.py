@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from wasmsr.errors import printable
 
 START_SECONDS = 60.0
 """How long the forker may take to start on a busy machine."""
+END_SECONDS = 30.0
+"""How long copies of an earlier scheduler may take to end."""
 
 
 class ForkerLink:
@@ -25,16 +28,20 @@ class ForkerLink:
         """Start it.
 
         Raises:
-            ElementError: It does not start.
+            ElementError: It does not start, or one of an earlier scheduler has not ended.
         """
-        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            words = [sys.executable, "-m", "wasmsr.elements.engine.forker"]
-            self._process = subprocess.Popen(
-                [*words, str(run.path), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
+        lock = run.lock_copies(END_SECONDS)
+        try:
+            self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                words = [sys.executable, "-m", "wasmsr.elements.engine.forker"]
+                self._process = subprocess.Popen(
+                    [*words, str(run.path), str(theirs.fileno()), str(lock)],
+                    pass_fds=[theirs.fileno(), lock],
+                    stdin=subprocess.DEVNULL,
+                )
+        finally:
+            os.close(lock)
         self._sock.settimeout(START_SECONDS)
         try:
             said = self._sock.recv(PACKET)

@@ -134,6 +134,39 @@ class RunFolder:
                 os.close(descriptor)
         self._journal = self._lock = -1
 
+    def lock_copies(self, patience: float) -> int:
+        """Return a descriptor that holds a lock as long as a process has it open.
+
+        The forker and all copies have it. They end soon after a scheduler that was killed, and
+        until then they may still write to the files of the run.
+
+        Args:
+            patience: Seconds in which those of an earlier scheduler must have ended.
+
+        Raises:
+            ElementError: They have not, or the file cannot be opened.
+        """
+        ends = time.monotonic() + patience
+        try:
+            descriptor = os.open(
+                self.path / "copies", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+        except OSError as error:
+            raise ElementError(f"{printable(self.path)}: {error.strerror or error}") from error
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return descriptor
+            except BlockingIOError:
+                if time.monotonic() > ends:
+                    os.close(descriptor)
+                    raise ElementError(
+                        f"elements of run {self.ident} still run, though what has started them "
+                        "has ended",
+                        hint=f"`fuser {self.path / 'copies'}` finds them",
+                    ) from None
+            time.sleep(0.01)
+
     def runner(self) -> int | None:
         """Return the process that runs it, or None."""
         try:
