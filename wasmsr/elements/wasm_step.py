@@ -120,7 +120,9 @@ def _read(descriptor: int, most: int) -> bytes:
     return bytes(data)
 
 
-def _grant(action: ElementAction, cut: str) -> MemoryGrant:
+def _grant(action: ElementAction, cut: str) -> MemoryGrant | None:
+    if not action.memories:
+        return None
     return MemoryGrant(
         {name: durl.value("url") for name, durl in action.memories.items()},
         {name: epoch_of(durl, action.epoch) for name, durl in action.memories.items()},
