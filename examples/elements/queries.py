@@ -291,7 +291,7 @@ QUERIES = {
     "q94": (ORDERS, "left anti", "pri", 94),
     "q95": (ORDERS, "left semi", "pri", 95),
 }
-"""For each query its graph, how orders with returns count, the company, and the seed of its data."""
+"""For each query its graph, how orders with returns count, the company, the seed of its data."""
 
 
 def write(query: str, folder: Path, *, large: str = "1 GB") -> Path:

@@ -1,4 +1,4 @@
-"""Kills processes of a gang that is saved while it runs, again and again, and checks what it counts.
+"""Kills processes of a gang that is saved while it runs, and checks what the gang counts.
 
     python -m tests.elements.campaign --faults 100 --seed 1 [--file LOG] [--folder FOLDER]
 

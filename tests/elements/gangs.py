@@ -160,6 +160,7 @@ class Going:
 
     def open_gate(self) -> None:
         """Let the counters end; they may be set back to before that once more."""
+
         def opened() -> bool:
             try:
                 self.region.buffer[GATE] = 1

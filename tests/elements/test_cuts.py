@@ -13,20 +13,20 @@ import pytest
 
 pytest.importorskip("yaml", reason="needs pyyaml")
 
-from tests.elements.folders import written  # noqa: E402
-from tests.elements.gangs import Going, gang, journal, right  # noqa: E402
-from tests.elements.test_runs import MAIN, children  # noqa: E402
-from wasmsr.elements.engine.run_folder import RunFolder  # noqa: E402
-from wasmsr.elements.engine.units import UnitCut  # noqa: E402
-from wasmsr.elements.failures import ElementError, ElementFailed  # noqa: E402
-from wasmsr.elements.folder.reading import read_folder  # noqa: E402
-from wasmsr.errors import SnapshotError  # noqa: E402
-from wasmsr.executor.saving import read_checkpoint  # noqa: E402
-from wasmsr.interp.modules.module import Module, assemble  # noqa: E402
-from wasmsr.mem.guest_memory import MemoryGrant  # noqa: E402
-from wasmsr.program.program import Program  # noqa: E402
-from wasmsr.runspec.grants import HostGrants  # noqa: E402
-from wasmsr.runspec.run_spec import RunSpec  # noqa: E402
+from tests.elements.folders import written
+from tests.elements.gangs import Going, gang, journal, right
+from tests.elements.test_runs import MAIN, children
+from wasmsr.elements.engine.run_folder import RunFolder
+from wasmsr.elements.engine.units import UnitCut
+from wasmsr.elements.failures import ElementError, ElementFailed
+from wasmsr.elements.folder.reading import read_folder
+from wasmsr.errors import SnapshotError
+from wasmsr.executor.saving import read_checkpoint
+from wasmsr.interp.modules.module import Module, assemble
+from wasmsr.mem.guest_memory import MemoryGrant
+from wasmsr.program.program import Program
+from wasmsr.runspec.grants import HostGrants
+from wasmsr.runspec.run_spec import RunSpec
 
 
 def test_a_gang_is_saved_while_it_runs(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_gang_goes_on_from_its_last_cut_after_the_end_of_its_run(tmp_path: Pat
     for more in (1, 2):
         with subprocess.Popen(words, cwd=root) as process:
             wait = Waiting(run.path, process)
-            wait.until(lambda more=more: len(wait.cuts()) >= 2 * more)
+            wait.until(lambda wait=wait, more=more: len(wait.cuts()) >= 2 * more)
             process.kill()
     file.touch()
     done = subprocess.run(words, cwd=root, capture_output=True, text=True, timeout=60)
@@ -113,13 +113,11 @@ def test_a_stopped_run_is_saved_last(tmp_path: Path) -> None:
 
 @pytest.mark.full
 def test_a_copy_that_had_ended_does_not_run_again(tmp_path: Path) -> None:
-    """A gang counts as ended when all of it has; until then a cut has the results that are there."""
+    """A gang has ended when all of it has; until then a cut has the results that are there."""
     folder = gang(tmp_path / "g")
     quick = '(module (import "env" "mem_open" (func (param i32 i32) (result i32))) QUICK)'
     say = COMMAND.replace("TEXT", "7").replace("SAY", "ran\\0a")
-    (folder / "q.o.yaml").write_text(
-        "type: compute\ndependents: [check]\ncorunning: [a, m]"
-    )
+    (folder / "q.o.yaml").write_text("type: compute\ndependents: [check]\ncorunning: [a, m]")
     (folder / "q.o.wasm").write_bytes(assemble(quick.replace("QUICK", say).encode()))
     for name, old, new in (
         ("a.o.yaml", "[b, m]", "[b, q, m]"),
@@ -194,8 +192,8 @@ def test_a_gang_with_a_step_in_python_begins_again(tmp_path: Path) -> None:
     going = Going.begin(folder)
     going.until(lambda: going.warnings and going.number(0) > 20)
     assert going.warnings == [
-        "b cannot be saved in the middle, being in Python (with a, b); after a failure it begins "
-        "again"
+        "a, b are not saved while they run, because b cannot be: it is in Python; they begin again "
+        "if one fails"
     ]
     assert not going.cuts()
     (pid,) = [
@@ -255,6 +253,7 @@ def test_a_cut_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     going = Going.begin(gang(tmp_path / "g"))
     going.until(lambda: len(going.cuts()) >= 1)
     with monkeypatch.context() as patch:
+
         def fails(*_: object) -> int:
             raise OSError(28, "No space left on device")
 

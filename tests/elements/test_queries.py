@@ -13,7 +13,7 @@ pytest.importorskip("numpy", reason="needs numpy")
 pytest.importorskip("pyarrow", reason="needs pyarrow")
 pytest.importorskip("yaml", reason="needs pyyaml")
 
-from tests.elements.test_runs import Runs  # noqa: E402
+from tests.elements.test_runs import Runs
 
 ROWS = 8000
 
@@ -47,7 +47,9 @@ def loops(queries: Any, query: str) -> Any:
     _, kind, company, seed = queries.QUERIES[query]
     if query == "q1":
         return returns(queries)
-    lines = [one for at in queries.chunks(ROWS) for one in queries.sales(ROWS, seed, *at).to_pylist()]
+    lines = [
+        one for at in queries.chunks(ROWS) for one in queries.sales(ROWS, seed, *at).to_pylist()
+    ]
     back = set(queries.returned(ROWS, seed)["order"].to_pylist())
     states = {row["address"]: row["state"] for row in queries.addresses().to_pylist()}
     companies = {row["site"]: row["company"] for row in queries.sites().to_pylist()}

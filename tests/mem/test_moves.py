@@ -101,9 +101,7 @@ def test_a_memory_moves_while_clients_count_in_it() -> None:
             until(lambda: all(now > was + 5 for now, was in zip(clients.counts, seen, strict=True)))
             with moved(second) as third:
                 seen = list(clients.counts)
-                until(
-                    lambda: all(now > was for now, was in zip(clients.counts, seen, strict=True))
-                )
+                until(lambda: all(now > was for now, was in zip(clients.counts, seen, strict=True)))
                 assert clients.stop() == numbers(third.region)
                 assert bytes(third.region.buffer[-3:]) == b"end"
                 assert third.region.ident == first.region.ident
@@ -121,8 +119,10 @@ def test_a_memory_moves_a_hundred_times() -> None:
             seen = list(clients.counts)
             places.append(stack.enter_context(moved(places[-1])))
             until(
-                lambda seen=seen: clients.errors
-                or all(now > was for now, was in zip(clients.counts, seen, strict=True))
+                lambda seen=seen: (
+                    clients.errors
+                    or all(now > was for now, was in zip(clients.counts, seen, strict=True))
+                )
             )
         assert clients.stop() == numbers(places[-1].region)
 

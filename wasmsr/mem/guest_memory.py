@@ -287,8 +287,8 @@ class MemoryFunctions:
             one = self._state.open[handle]
             found = self._links[handle] = MemoryLink(
                 one.name, self._grant.urls[one.name], client=one.client, seq=one.seq,
-                epoch=(self._grant.epochs or {}).get(one.name, 0), patience=PIECE_SECONDS, begun=one.begun,
-                waits=self._wait,
+                epoch=(self._grant.epochs or {}).get(one.name, 0), patience=PIECE_SECONDS,
+                begun=one.begun, waits=self._wait,
             )  # fmt: skip
         return found
 

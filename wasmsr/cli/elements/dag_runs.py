@@ -137,8 +137,11 @@ def _go(run: RunFolder, cpus: float | None, every: float | None) -> int:
             "warning" if event == "retry" else "info")  # fmt: skip
 
     say(f"run {run.ident}")
-    going = ElementRun(run, cpus=cpus, every=every, note=note,
-                       warn=lambda sentence: say(f"{run.ident}: {sentence}", "warning"))  # fmt: skip
+
+    def warn(sentence: str) -> None:
+        say(f"{run.ident}: {sentence}", "warning")
+
+    going = ElementRun(run, cpus=cpus, every=every, note=note, warn=warn)
     code = 0
 
     def end(number: int, frame: Any) -> None:

@@ -69,7 +69,7 @@ class CopyControl:
                 self._sock.settimeout(max(0.001, ends - time.monotonic()))
                 packet = self._sock.recv(PACKET)
             except TimeoutError:
-                raise CutFailed(f"{printable(self.name)} gave no answer for {seconds:g} s") from None
+                raise CutFailed(f"{printable(self.name)} does not answer ({seconds:g} s)") from None
             except OSError:
                 packet = b""
             if not packet:

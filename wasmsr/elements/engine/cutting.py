@@ -233,13 +233,13 @@ class GangCuts:
     # ---- what the scheduler says -----------------------------------------------------------------
 
     def started(self, unit: StartUnit) -> None:
-        """A unit starts: a cut under way must not have its writes."""
+        """Note that a unit starts; a cut under way ends first, or it could have its writes."""
         if self._now is not None and self._now.names & unit.memories:
             self.settle()
         self._touched.add(unit.key)
 
     def ended(self, copy: RunningCopy) -> None:
-        """A copy has ended; nobody asks it any more."""
+        """Note that a copy has ended; nobody asks it any more."""
         if copy.control is not None:
             self._gone.append(copy.control)
         self._close_gone()
@@ -257,7 +257,7 @@ class GangCuts:
         self._close_gone()
 
     def set_back(self, unit: StartUnit) -> None:
-        """The memories of a unit are again as they were in its cut, or before it began."""
+        """Note that a unit and its memories are again as in its cut, or as before it began."""
         self._touched.discard(unit.key)
 
     def timeout(self) -> float | None:
@@ -355,12 +355,12 @@ class GangCuts:
         native = [
             copy.element.name for copy in copies if copy.unit in units and copy.control is None
         ]
-        if native:
-            names = sorted({copy.element.name for copy in copies if copy.unit in units})
-            also = f" (with {listed(names)})" if len(names) > 1 else ""
+        names = sorted({copy.element.name for copy in copies if copy.unit in units})
+        if native and len(names) > 1:  # one alone in Python is what a user expects
             self._say(
-                f"{listed(sorted(set(native)))} cannot be saved in the middle, being in Python"
-                f"{also}; after a failure it begins again"
+                f"{listed(names)} are not saved while they run, because "
+                f"{listed(sorted(set(native)))} cannot be: it is in Python; they begin again if "
+                "one fails"
             )
         return not native
 

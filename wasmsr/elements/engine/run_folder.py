@@ -148,9 +148,7 @@ class RunFolder:
         """
         ends = time.monotonic() + patience
         try:
-            descriptor = os.open(
-                self.path / "copies", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
+            descriptor = os.open(self.path / "copies", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ElementError(f"{printable(self.path)}: {error.strerror or error}") from error
         while True:

@@ -28,8 +28,7 @@ from wasmsr.elements.engine.units import (
 from wasmsr.elements.failures import ElementError, ElementFailed, GraphError
 from wasmsr.elements.folder.checks import faults_of
 from wasmsr.elements.folder.element import Element
-from wasmsr.errors import listed, printable, reason
-
+from wasmsr.errors import listed, reason
 
 KEEP_SECONDS = 0.05
 """How long results for which nobody waits may wait for others, which the same sync keeps."""
@@ -314,7 +313,7 @@ class ElementRun:
 
     def _wait(self) -> None:
         """Wait until copies have ended or a cut is due, and do what follows."""
-        ends = [self._forker, self._wake_read]
+        ends: list[Any] = [self._forker, self._wake_read]
         waits = [] if (cut := self._cuts.timeout()) is None else [cut]
         if self._unkept:
             waits.append(max(0.0, self._keep_at - time.monotonic()))

@@ -109,9 +109,7 @@ class ArrivingMemory:
                 raise ValueError(f"a memory of {self.size} bytes")
         except (OSError, EOFError) as error:
             self.close()
-            raise RemoteMemoryAway(
-                f"{self._shown} is away: {reason(error)}", since=None
-            ) from error
+            raise RemoteMemoryAway(f"{self._shown} is away: {reason(error)}", since=None) from error
         except (LookupError, TypeError, ValueError) as error:
             self.close()
             raise MoveFailed(f"{self._shown} gave a wrong answer: {reason(error)}") from error
@@ -216,7 +214,7 @@ class ArrivingMemory:
                     ) from error
                 time.sleep(0.2)
                 continue
-            if status == MOVED and said == address or (status == OK and step == MOVE_DONE):
+            if (status == MOVED and said == address) or (status == OK and step == MOVE_DONE):
                 return self.close()
             self.close()
             if status == OK:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from wasmsr.mem.serving.page_cut import PAGE_BITS, PAGE_BYTES
 from wasmsr.mem.wire.commands import (
@@ -30,11 +30,18 @@ from wasmsr.mem.wire.commands import (
     PADDING,
 )
 
-if TYPE_CHECKING:
-    from wasmsr.mem.serving.memory_region import MemoryRegion
-
 STOP_SECONDS = 30.0
 """How long a memory may stand for a move. Then it goes on here, and the move fails."""
+
+
+class LeavingMemory(Protocol):
+    """What a move needs of a memory: its bytes, where it has moved to, and what it is."""
+
+    buffer: memoryview
+    moved: bytes
+
+    def cut_now(self) -> Any:
+        """Return what the memory is, as a `MemoryCut`; the lock is held."""
 
 
 class MemoryMove:
@@ -45,7 +52,7 @@ class MemoryMove:
             memory stays. None where the memory cannot move: others write to it without commands.
     """
 
-    def __init__(self, region: MemoryRegion, lock: threading.Lock) -> None:
+    def __init__(self, region: LeavingMemory, lock: threading.Lock) -> None:
         self.decide: Callable[[str], None] | None = lambda address: None
         self._region, self._lock = region, lock
         self._goes_on = threading.Condition(lock)
@@ -55,7 +62,7 @@ class MemoryMove:
         self._ends = 0.0
 
     def note(self, first: int, end: int) -> None:
-        """Pages from `first` to `end` are written; the lock is held."""
+        """Note that pages from `first` to `end` are written; the lock is held."""
         if self._written is not None:
             self._written[first:end] = b"\1" * (end - first)
 
@@ -69,7 +76,7 @@ class MemoryMove:
             self._goes_on.wait(left)
 
     def left(self, session: object) -> None:
-        """A connection has ended: a move that it made is given up."""
+        """Give the move up that a connection made which has ended."""
         with self._lock:
             if session is self._mover:
                 self._give_up()
