@@ -108,7 +108,7 @@ def test_a_tree_deeper_than_a_path(tmp_path: Path, request: pytest.FixtureReques
     trees.copy(tmp_path / "tree", tmp_path / "copy")
     seen = []
     root = trees.folder_of(tmp_path / "copy")
-    trees.each(root, lambda parts, directory, status: seen.append(len(parts)))
+    tree_walk.each(root, lambda parts, directory, status: seen.append(len(parts)))
     os.close(root)
     assert seen == list(range(1, 601))
     trees.pack(tmp_path / "tree", tmp_path / "packed.tar.gz")

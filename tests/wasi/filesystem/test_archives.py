@@ -107,6 +107,24 @@ def test_many_entries_in_a_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "more than 500 entries" in refused(tmp_path / "a.zip")
 
 
+def test_a_tar_file_that_ends_with_a_zip_file(tmp_path: Path) -> None:
+    """It looks like a zip file from its end; what it holds are the entries of the tar file."""
+    inner, outer, there = tmp_path / "inner.zip", tmp_path / "outer.tar", tmp_path / "there"
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("other", b"other")
+    with tarfile.open(outer, "w") as tape:
+        tape.add(inner, "inner.zip")
+    assert zipfile.is_zipfile(outer)
+    there.mkdir()
+    root = os.open(there, os.O_RDONLY)
+    try:
+        archives.unpack(outer, root, archives.measure(outer, LIMIT))
+    finally:
+        os.close(root)
+    assert [one.name for one in there.iterdir()] == ["inner.zip"]
+    assert (there / "inner.zip").read_bytes() == inner.read_bytes()
+
+
 def test_the_given_limit_is_below_a_minute_of_work() -> None:
     assert archives.ENTRIES < 150_000
 

@@ -14,6 +14,7 @@ from wasmsr.jobs.publishers import trees
 from wasmsr.jobs.publishers.publication import Publication, Published
 from wasmsr.jobs.sources.remote_files import explained, repeated
 from wasmsr.jobs.sources.s3 import s3_files
+from wasmsr.wasi.filesystem import tree_walk
 
 ARCHIVE = ".tar.gz"
 
@@ -94,7 +95,7 @@ def _put_files(files: Any, bucket: str, key: str, where: str, publication: Publi
     try:
         root = trees.folder_of(publication.results)
         try:
-            trees.each(root, take)
+            tree_walk.each(root, take)
         finally:
             os.close(root)
     except BaseException as error:
@@ -107,7 +108,7 @@ def _put_files(files: Any, bucket: str, key: str, where: str, publication: Publi
 
 def _put(files: Any, name: str, directory: int, file: bytes) -> None:
     # By its descriptor: a path could be too long, or mean another file by then.
-    with trees.opened(directory, file) as source:
+    with tree_walk.opened(directory, file) as source:
         path = Path(f"/proc/self/fd/{source.fileno()}")
         if path.exists():
             files.put_file(os.fspath(path), name)

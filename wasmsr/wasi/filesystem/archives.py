@@ -8,6 +8,7 @@ are kept as they are: no path of a program is followed out of a mount.
 from __future__ import annotations
 
 import calendar
+import errno
 import lzma
 import os
 import stat
@@ -23,6 +24,7 @@ from typing import IO, Any, Final, NamedTuple, TypeVar, cast
 
 from wasmsr import realtime
 from wasmsr.errors import WasiConfigError
+from wasmsr.wasi.filesystem import tree_walk
 from wasmsr.wasi.filesystem.tree_walk import Cursor
 
 PIECE: Final = 1 << 20
@@ -74,20 +76,20 @@ def digest(path: Path) -> bytes:
     return found.digest()
 
 
-def measure(path: Path, limit: int) -> int:
+def measure(path: Path, limit: int, entries: int | None = None) -> int:
     """Return about how many bytes the archive takes when it is unpacked. Unpacks nothing.
 
     Raises WasiConfigError if the file is no archive or a damaged one, or has more than `limit`
-    bytes of content or `ENTRIES` entries.
+    bytes of content or `entries` entries (None: `ENTRIES`).
     """
     with _explained(path):
-        return sum(member.size + ENTRY_COST for member in _within(path, limit))
+        return sum(member.size + ENTRY_COST for member in _within(path, limit, entries))
 
 
-def _within(path: Path, limit: int) -> Iterator[ArchiveMember]:
+def _within(path: Path, limit: int, entries: int | None) -> Iterator[ArchiveMember]:
     """Yield the entries, as long as they are within the limits."""
     content = 0
-    for member in _members(path, limit):
+    for member in _members(path, limit, ENTRIES if entries is None else entries):
         content += member.size
         if content > limit:
             raise WasiConfigError(
@@ -97,14 +99,15 @@ def _within(path: Path, limit: int) -> Iterator[ArchiveMember]:
         yield member
 
 
-def unpack(path: Path, root: int, limit: int) -> None:
-    """Unpack the archive into an empty directory, at most `limit` bytes of content.
+def unpack(path: Path, root: int, limit: int, entries: int | None = None) -> None:
+    """Unpack the archive into an empty directory, at most `limit` bytes of content and `entries`
+    entries (None: `ENTRIES`).
 
     Raises WasiConfigError if the file is no archive, or a damaged or too large one.
     """
     times: list[tuple[tuple[bytes, ...], int]] = []
     with _explained(path), Cursor(root, make=0o755) as cursor, Cursor(root) as other:
-        for member in _within(path, limit):
+        for member in _within(path, limit, entries):
             if member.path:
                 _make(cursor, other, member)
             times.append((member.path, member.mtim))
@@ -112,6 +115,43 @@ def unpack(path: Path, root: int, limit: int) -> None:
             above = cursor.at(parts[:-1])
             name = parts[-1] if parts else b"."
             os.utime(name, ns=(mtim, mtim), dir_fd=above, follow_symlinks=False)
+
+
+def pack(root: int, tape: tarfile.TarFile, most: int | None = None) -> None:
+    """Put all that is below an open directory into a tar file. Owners are left out.
+
+    Links are kept as they are, and what is no file, directory or link is left out.
+
+    Args:
+        root: A descriptor of the directory.
+        tape: The tar file, which is open to be written.
+        most: Entries that it may get; None for any number.
+
+    Raises:
+        OSError: Something cannot be read or written, or there is more.
+    """
+    count = 0
+
+    def take(parts: tuple[bytes, ...], directory: int, status: os.stat_result) -> None:
+        nonlocal count
+        count += 1
+        if most is not None and count > most:
+            raise OSError(errno.EFBIG, f"it has more than {most} files and folders")
+        item = tarfile.TarInfo(os.fsdecode(b"/".join(parts)))
+        item.mode, item.mtime = stat.S_IMODE(status.st_mode), int(status.st_mtime)
+        if stat.S_ISDIR(status.st_mode):
+            item.type = tarfile.DIRTYPE
+            tape.addfile(item)
+        elif stat.S_ISLNK(status.st_mode):
+            item.type = tarfile.SYMTYPE
+            item.linkname = os.fsdecode(os.readlink(parts[-1], dir_fd=directory))
+            tape.addfile(item)
+        elif stat.S_ISREG(status.st_mode):
+            with tree_walk.opened(directory, parts[-1]) as file:
+                item.size = os.fstat(file.fileno()).st_size
+                tape.addfile(item, file)
+
+    tree_walk.each(root, take)
 
 
 @contextmanager
@@ -128,32 +168,37 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _members(path: Path, limit: int) -> Iterator[ArchiveMember]:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            for item in _counted(path, archive.infolist()):
-                yield _of_zip(path, archive, item)
-        return
+def _members(path: Path, limit: int, entries: int) -> Iterator[ArchiveMember]:
     with open(path, "rb") as file:
         stream = _plain(file)
         try:
-            tape = bounded_tar(stream, limit + ENTRIES * OVERHEAD)
+            tape = bounded_tar(stream, limit + entries * OVERHEAD)
         except (*_DAMAGED, OSError):
+            # Not before: a tar file at whose end there is a zip file looks like one too.
+            if zipfile.is_zipfile(path):
+                yield from _zip_members(path, entries)
+                return
             raise WasiConfigError(
                 f"{path} is neither a directory nor an archive",
                 hint="archives are .zip and .tar files",
             ) from None
         with tape:
-            for entry in _counted(path, tape):
+            for entry in _counted(path, tape, entries):
                 member = _of_tar(path, tape, entry)
                 if member is not None:
                     yield member
 
 
-def _counted(path: Path, items: Iterable[Item]) -> Iterator[Item]:
+def _zip_members(path: Path, entries: int) -> Iterator[ArchiveMember]:
+    with zipfile.ZipFile(path) as archive:
+        for item in _counted(path, archive.infolist(), entries):
+            yield _of_zip(path, archive, item)
+
+
+def _counted(path: Path, items: Iterable[Item], most: int) -> Iterator[Item]:
     for number, item in enumerate(items):
-        if number == ENTRIES:
-            raise WasiConfigError(f"the archive {path} has more than {ENTRIES} entries", hint=_HINT)
+        if number == most:
+            raise WasiConfigError(f"the archive {path} has more than {most} entries", hint=_HINT)
         yield item
 
 

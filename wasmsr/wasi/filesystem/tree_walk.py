@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PATH: Final = getattr(os, "O_PATH", 0)
@@ -171,6 +171,45 @@ def quietly(directory: int, name: bytes) -> int:
         os.close(found)
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return found
+
+
+Take = Callable[[tuple[bytes, ...], int, os.stat_result], None]
+"""Gets the path of an entry as parts, a descriptor of the folder it is in, and its status."""
+
+
+def each(root: int, take: Take) -> None:
+    """Call `take` for all files, folders and links below an open folder, folders first.
+
+    Raises:
+        OSError: Something cannot be read.
+    """
+    parts: list[bytes] = []
+
+    def visit(directory: int) -> list[bytes]:
+        below = []
+        for entry in sorted(entries(directory), key=lambda one: one.name):
+            name = os.fsencode(entry.name)
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            take((*parts, name), directory, status)
+            if stat.S_ISDIR(status.st_mode):
+                below.append(name)
+        return below[::-1]
+
+    def enter(directory: int, name: bytes) -> int:
+        found = quietly(directory, name)
+        parts.append(name)
+        return found
+
+    def left(directory: int, name: bytes) -> None:
+        parts.pop()
+
+    walk(root, visit, enter, left)
+
+
+def opened(directory: int, name: bytes) -> IO[bytes]:
+    """Open a file there to be read; never a link. Raises OSError."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    return open(os.open(name, flags, dir_fd=directory), "rb")
 
 
 def clear(root: int, *, check: Callable[[], object] | None = None) -> None:
