@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wasmsr.interp.modules.module import assemble
+from wasmsr.jobs.execution.requests import ExecutionFolder
 
 COUNTER = """
 (module
@@ -48,10 +49,10 @@ _LAST = "(br_if $next (local.tee $left (i32.sub (local.get $left) (i32.const 1))
 
 UNTIL_STOPPED = COUNTER.replace(
     _LAST,
-    """(br_if $next (call $open (i32.const 4) (i32.const 0) (i32.const 48) (i32.const 4)
+    """(br_if $next (call $open (i32.const 3) (i32.const 0) (i32.const 48) (i32.const 4)
       (i32.const 0) (i64.const 0) (i64.const 0) (i32.const 0) (i32.const 24)))""",
 ).replace("(global $file", '(data (i32.const 48) "stop")\n  (global $file')
-"""The same, until there is a file `stop` in its first output: so a test says when it ends."""
+"""The same, until there is a file `/stop`: `stop` makes it, so a test says when it ends."""
 
 
 FORKED = UNTIL_STOPPED.replace(
@@ -65,6 +66,11 @@ FORKED = UNTIL_STOPPED.replace(
 
 NOTHING = '(module (memory (export "memory") 1) (func (export "_start")))'
 """Ends at once."""
+
+
+def stop(folder: Path) -> None:
+    """Let `UNTIL_STOPPED` come to its end; `folder` is that of its execution."""
+    (ExecutionFolder(folder).root / "stop").touch()
 
 
 def numbers(lines: int) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.programs import FORKED, counting, numbers, request, until_stopped
+from tests.jobs.programs import FORKED, counting, numbers, request, stop, until_stopped
 from wasmsr.jobs import AsyncExecutor, Executor, JobError, LogFrame, LogRewound
 
 LINES, SLOW = 400, 300_000
@@ -98,7 +98,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(executor: Executor, tmp_pat
         while executor.describe("a").worker == worker:
             time.sleep(0.002)
     has_written(executor, "a", 800)
-    (executor.folder / "a" / "results" / "out" / "stop").touch()
+    stop(executor.folder / "a")
     executor.wait("a", 60)
     lines = (executor.folder / "a" / "results" / "stdout").stat().st_size // 8
     check(executor, "a", lines)
@@ -146,7 +146,7 @@ def test_a_copy_calls_the_hook_of_forks_first(executor: Executor, tmp_path: Path
     executor.resume("a")
     for id in ("a", *copies):
         has_written(executor, id, size + 800)
-        (executor.folder / id / "results" / "out" / "stop").touch()
+        stop(executor.folder / id)
         executor.wait(id, 60)
     for id, digit in (("a", b"0"), ("a.1", b"1"), ("a.2", b"2")):
         lines = (executor.folder / id / "results" / "stdout").read_bytes().splitlines()
@@ -180,7 +180,7 @@ def test_output_is_held_until_a_checkpoint_has_it(executor: Executor, tmp_path: 
     os.kill(worker, signal.SIGKILL)
     while executor.describe("a").worker == worker:
         time.sleep(0.002)
-    (executor.folder / "a" / "results" / "out" / "stop").touch()
+    stop(executor.folder / "a")
     executor.wait("a", 60)
     follower.join(60)
     written = (executor.folder / "a" / "results" / "stdout").read_bytes()

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("yaml")
 pytest.importorskip("jsonschema")
 
-from tests.jobs.programs import COUNTER, UNTIL_STOPPED, counting, numbers, until_stopped
+from tests.jobs.programs import COUNTER, UNTIL_STOPPED, counting, numbers, stop, until_stopped
 from tests.jobs.served import jobs_served
 from tests.jobs.test_job_commands import Jobs, jobs  # noqa: F401
 from wasmsr.errors import WasmsrError
@@ -77,7 +77,7 @@ def test_a_service_that_is_ended_leaves_what_it_runs(tmp_path: Path, on_loss: st
         assert "goes on from its checkpoint" in said(client, job.id)
         log = (Path(run.folder) / "log" / "stdout").read_bytes()
         assert log == numbers(len(log) // 8)
-        (Path(run.folder) / "results" / "out" / "stop").touch()
+        stop(Path(run.folder))
         found = client.wait(job.id, 60)
         assert found is not None and found.state == "Completed", client.jobs.history(job.id)
         (run,) = client.jobs.runs(job.id)
@@ -95,7 +95,7 @@ def test_an_execution_that_ends_with_its_service_is_not_begun_again(tmp_path: Pa
     class EndsLate(Executor):
         def leave(self) -> dict[str, str]:
             (run,) = runs_of(state, job.id)
-            (Path(run.folder) / "results" / "out" / "stop").touch()
+            stop(Path(run.folder))
             self.wait(f"{run.id}.1", 60)
             return super().leave()
 
@@ -132,7 +132,7 @@ def test_a_job_is_paused_by_commands_and_stays_paused(jobs: Jobs) -> None:  # no
     assert written(jobs.folder / "state") == size
     assert "Running" in jobs("resume", name)
     until(lambda: written(jobs.folder / "state") > size)
-    (Path(run["folder"]) / "results" / "out" / "stop").touch()
+    stop(Path(run["folder"]))
     until(lambda: jobs.json("describe", name)["state"] == "Completed")
     assert "no execution that runs" in jobs("pause", name, code=2)
     said = [one["message"] for one in jobs.json("history", name)["history"]]

@@ -19,7 +19,7 @@ import pytest
 pytest.importorskip("yaml")
 pytest.importorskip("jsonschema")
 
-from tests.jobs.programs import COUNTER, UNTIL_STOPPED, numbers
+from tests.jobs.programs import COUNTER, UNTIL_STOPPED, numbers, stop
 from tests.jobs.test_servers import until
 from tests.node.nodes import World
 from wasmsr import Node
@@ -424,9 +424,11 @@ def test_a_lost_worker_begins_again(servers: Servers) -> None:
             os.kill(worker, signal.SIGKILL)
             until(lambda: [one.standing for one in node.ps()] == ["lost", "running"])
             (run,) = client.jobs.runs(job.id)
-            (Path(run.folder) / "results" / "out" / "stop").touch()
+            stop(Path(run.folder))
             ended = client.wait(job.id, 60)
             assert [one.standing for one in node.ps()] == ["lost", "ended"]
         assert ended is not None and ended.state == "Completed"
         log = log_of(client, job)
         assert log and log == numbers(len(log) // 8)
+        client.get(run, servers.folder / "got")
+        assert (servers.folder / "got" / "out" / "numbers").read_bytes() == log

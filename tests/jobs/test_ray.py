@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.programs import numbers, until_stopped
+from tests.jobs.programs import numbers, stop, until_stopped
 from tests.jobs.test_job_servers import ENDLESS, Servers, counting_job, log_of, runs_at
 from tests.jobs.test_servers import until, written
 from tests.node.nodes import World
@@ -88,7 +88,7 @@ def test_ray_places_and_does_not_own(ray_nodes: tuple[Any, dict[str, Any]], tmp_
             assert "no server has room" in caught.value.message and caught.value.retryable
             placement._seconds = SLOW
             there = executor.server("two")
-            stop(executor, "two")
+            stop(executor.folder / "two")
             executor.wait("two", 60)
             executor.migrate("one", there)
             until(lambda: executor.server("one") == there)
@@ -98,7 +98,7 @@ def test_ray_places_and_does_not_own(ray_nodes: tuple[Any, dict[str, Any]], tmp_
             before = written(executor, "one")
             until(lambda: written(executor, "one") > before + 400)
             for id in ("one", "four"):
-                stop(executor, id)
+                stop(executor.folder / id)
                 assert executor.wait(id, 60).error == ""
                 log = b"".join(one.data for one in executor.logs(id) if isinstance(one, LogFrame))
                 assert log == numbers(len(log) // 8)
@@ -108,10 +108,6 @@ def test_ray_places_and_does_not_own(ray_nodes: tuple[Any, dict[str, Any]], tmp_
             server.stop(0)
         for supervisor in world.nodes.values():
             supervisor.stop(save=False, seconds=5)
-
-
-def stop(executor: Any, id: str) -> None:
-    (executor.folder / id / "results" / "out" / "stop").touch()
 
 
 def test_a_job_on_ray_whose_raylet_is_drained(

@@ -1,4 +1,4 @@
-"""Outputs in the file of an execution that ran on a server, and outputs that are begun again."""
+"""Outputs that come from a server, files of saved executions, and outputs that are begun again."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ import os
 import signal
 import tarfile
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
-from tests.jobs.programs import NOTHING, counting, request, until_stopped
+from tests.jobs.programs import counting, stop, until_stopped
 from wasmsr import Node
 from wasmsr.errors import SnapshotError
 from wasmsr.jobs import Executor, JobError
 from wasmsr.jobs.execution.archive import ExecutionArchive, write_archive
 from wasmsr.jobs.execution.requests import ExecutionFolder
-from wasmsr.jobs.servers.saved_on_server import save_execution
 from wasmsr.jobs.servers.server_executor import ServerExecutor
-from wasmsr.wasi.filesystem import archives, tree_walk
+from wasmsr.jobs.servers.server_files import fetch_outputs
+from wasmsr.wasi.filesystem import tree_walk
 
 Fill = Callable[[tarfile.TarFile], None]
 
 
-def saved(folder: Path, fill: Fill) -> Path:
-    """Return the file of a saved execution whose outputs are what `fill` puts into an archive."""
-    log, outputs, file = folder / "frames", folder / "packed", folder / "saved"
+def saved(folder: Path) -> Path:
+    """Return the file of a saved execution without a log, whose program is none."""
+    log, file = folder / "frames", folder / "saved"
     log.write_bytes(b"")
-    with tarfile.open(outputs, "w:gz") as tape:
-        fill(tape)
-    write_archive(file, "a", log, 0, lambda descriptor: os.write(descriptor, b"program"), outputs)
+    write_archive(file, "a", log, 0, lambda descriptor: os.write(descriptor, b"program"))
     return file
 
 
@@ -44,73 +44,118 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", data: bytes 
     return fill
 
 
+def given(*fills: Fill) -> Callable[[str, IO[bytes]], None]:
+    """Return what gives outputs in which these functions have put entries."""
+
+    def fetch(path: str, file: IO[bytes]) -> None:
+        with tarfile.open(fileobj=file, mode="w") as tape:
+            for fill in fills:
+                fill(tape)
+
+    return fetch
+
+
 @pytest.fixture
-def results(tmp_path: Path) -> Path:
-    found = tmp_path / "execution" / "results"
-    (found / "out").mkdir(parents=True)
+def folder(tmp_path: Path) -> ExecutionFolder:
+    found = ExecutionFolder(tmp_path / "execution")
+    (found.results / "out").mkdir(parents=True)
     return found
 
 
-def put(file: Path, results: Path) -> None:
-    with ExecutionArchive(file) as archive:
-        assert archive.has_outputs
-        archive.put_outputs(results, ["out"], 1 << 20)
+OUT = [("out", "/outputs")]
 
 
-def test_outputs_are_put_in_their_place(tmp_path: Path, results: Path) -> None:
-    put(saved(tmp_path, entry("out/deep/file", data=b"data")), results)
-    assert (results / "out" / "deep" / "file").read_bytes() == b"data"
-    assert [one.name for one in results.parent.iterdir()] == ["results"]
+def test_outputs_are_put_in_their_place(folder: ExecutionFolder) -> None:
+    """What is there is replaced, so a second call after an interrupted one does the same."""
+    for data in (b"first", b"second"):
+        fetch_outputs(folder, OUT, 1 << 20, given(entry("deep/file", data=data)))
+        assert (folder.results / "out" / "deep" / "file").read_bytes() == data
+    (folder.results / "out" / "old").touch()
+    fetch_outputs(folder, OUT, 0, given())
+    assert not list((folder.results / "out").iterdir())
+    assert [one.name for one in folder.path.iterdir()] == ["results"]
+
+
+def test_a_zip_file_among_outputs(tmp_path: Path, folder: ExecutionFolder) -> None:
+    """The last file of the archive makes it look like a zip file."""
+    with zipfile.ZipFile(tmp_path / "z", "w") as archive:
+        archive.writestr("other", b"other")
+    data = (tmp_path / "z").read_bytes()
+    fetch_outputs(folder, OUT, 1 << 20, given(entry("z.zip", data=data)))
+    assert (folder.results / "out" / "z.zip").read_bytes() == data
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "link"),
+    ("made", "why"),
     [
-        ("out", tarfile.SYMTYPE, "VICTIM"),
-        ("exitCode", tarfile.SYMTYPE, "VICTIM/file"),
-        ("stdout", tarfile.SYMTYPE, "VICTIM/file"),
-        ("stdout", tarfile.REGTYPE, ""),
-        ("out", tarfile.REGTYPE, ""),
-        ("other", tarfile.DIRTYPE, ""),
+        ([("../up",)], "leads out"),
+        ([("/up",)], "leads out"),
+        ([("a", tarfile.SYMTYPE, "VICTIM"), ("a/file",)], "cannot be unpacked"),
+        ([("a", tarfile.LNKTYPE, "none")], "cannot be unpacked"),
+        ([("a", tarfile.REGTYPE, "", bytes(600)), ("b", tarfile.REGTYPE, "", bytes(600))],
+         "more than 1000 bytes"),
+        ([], "neither a directory nor"),
     ],
-)
-def test_outputs_that_lie(tmp_path: Path, results: Path, name: str, kind: bytes, link: str) -> None:
-    """The program would get the folder to which a link leads, and our files would go there."""
+)  # fmt: skip
+def test_outputs_that_lie(
+    tmp_path: Path, folder: ExecutionFolder, made: list[tuple[Any, ...]], why: str
+) -> None:
+    """Nothing of them is there, and nothing elsewhere is changed."""
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "file").write_text("whole")
-    file = saved(tmp_path, entry(name, kind, link.replace("VICTIM", str(victim))))
-    with pytest.raises(SnapshotError, match=f"has {name}, which is no output"):
-        put(file, results)
+    (folder.results / "out" / "mine").touch()
+
+    def lie(path: str, file: IO[bytes]) -> None:
+        if not made:
+            file.write(b"no archive" * 100)
+            return
+        fills = [
+            entry(name, *(str(victim) if one == "VICTIM" else one for one in more))
+            for name, *more in made
+        ]
+        given(*fills)(path, file)
+
+    with pytest.raises(JobError, match=why) as caught:
+        fetch_outputs(folder, OUT, 1000, lie)
+    assert caught.value.code == "FilesystemError" and "output out" in caught.value.message
     assert (victim / "file").read_text() == "whole"
-    assert [(one.name, one.is_symlink()) for one in results.iterdir()] == [("out", False)]
-    assert [one.name for one in results.parent.iterdir()] == ["results"]
+    assert [one.name for one in (folder.results / "out").iterdir()] == ["mine"]
+    assert [one.name for one in folder.path.iterdir()] == ["results"]
 
 
-def test_more_files_than_can_be_unpacked_are_not_saved(
-    tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+def test_outputs_have_one_limit_together(folder: ExecutionFolder) -> None:
+    """And none is in its place unless all can be."""
+    both, fetch = [*OUT, ("two", "/two")], given(entry("file", data=bytes(600)))
+    with pytest.raises(JobError, match="output two .*more than 400 bytes"):
+        fetch_outputs(folder, both, 1000, fetch)
+    assert not list((folder.results / "out").iterdir())
+    fetch_outputs(folder, both, 1200, fetch)
+    for name in ("out", "two"):
+        assert (folder.results / name / "file").stat().st_size == 600
+
+
+def test_a_link_in_the_place_of_an_output_is_replaced(
+    tmp_path: Path, folder: ExecutionFolder
 ) -> None:
-    """The file could never be restored."""
-    monkeypatch.setattr(archives, "ENTRIES", 3)
-    folder = ExecutionFolder(results.parent)
-    folder.log.mkdir()
-    (folder.log / "frames").write_bytes(b"")
-    for name in "ab":
-        (results / "out" / name).touch()
-    save_execution("a", folder, tmp_path / "file", lambda file: file.write(b"program"))
-    (tmp_path / "again" / "results" / "out").mkdir(parents=True)
-    put(tmp_path / "file", tmp_path / "again" / "results")
-    (results / "out" / "c").touch()
-    with pytest.raises(OSError, match="more than 3 files and folders"):
-        save_execution("a", folder, tmp_path / "second", lambda file: file.write(b"program"))
-    assert not (tmp_path / "second").exists()
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("whole")
+    (folder.results / "out").rmdir()
+    (folder.results / "out").symlink_to(victim)
+    fetch_outputs(folder, OUT, 1 << 20, given(entry("file", data=b"other")))
+    assert (folder.results / "out" / "file").read_bytes() == b"other"
+    assert not (folder.results / "out").is_symlink()
+    assert (victim / "file").read_text() == "whole"
 
 
-def test_a_file_of_a_server_is_refused_on_one_machine(tmp_path: Path) -> None:
-    file = saved(tmp_path, lambda tape: None)
-    with Executor(tmp_path / "jobs") as executor, pytest.raises(JobError) as caught:
-        executor.restore(file, "b", request=request(tmp_path, "b", NOTHING))
-    assert "on servers only" in caught.value.message and caught.value.hint
+def test_a_part_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    """An earlier version had the outputs beside the program: without them it would go on alone."""
+    file = saved(tmp_path)
+    with tarfile.open(file, "a") as tape:
+        entry("outputs.tar.gz", data=b"outputs")(tape)
+    with pytest.raises(SnapshotError, match=r"has outputs\.tar\.gz"):
+        ExecutionArchive(file)
 
 
 def test_headers_that_lie(tmp_path: Path) -> None:
@@ -138,7 +183,7 @@ def test_a_file_is_written_past_a_link_that_waits_for_it(tmp_path: Path) -> None
     victim = tmp_path / "victim"
     victim.write_text("whole")
     (tmp_path / ".saved.part").symlink_to(victim)
-    saved(tmp_path, lambda tape: None)
+    saved(tmp_path)
     assert victim.read_text() == "whole"
     with ExecutionArchive(tmp_path / "saved") as archive:
         assert archive.about.execution_id == "a"
@@ -147,7 +192,7 @@ def test_a_file_is_written_past_a_link_that_waits_for_it(tmp_path: Path) -> None
 @pytest.mark.full
 def test_a_saved_execution_that_no_server_takes(tmp_path: Path) -> None:
     """Its module is not the reason, and it can be tried again."""
-    file = saved(tmp_path, entry("out", tarfile.DIRTYPE))
+    file = saved(tmp_path)
     with ServerExecutor(tmp_path / "shared", Node, [f"unix:{tmp_path}/nobody"]) as executor:
         with pytest.raises(JobError, match="no server takes it") as caught:
             executor.restore(file, "b", request=counting(tmp_path, "b", lines=1))
@@ -174,7 +219,7 @@ def test_an_output_that_is_deeper_than_our_recursion(tmp_path: Path) -> None:
         while executor.describe("a").worker in (first, None):
             assert time.monotonic() < end
             time.sleep(0.01)
-        (out / "stop").touch()
+        stop(tmp_path / "jobs" / "a")
         try:
             assert executor.wait("a", 60).error == ""
             assert not (out / "d").exists()

@@ -13,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.programs import COUNTER, FORKED, counting, numbers, request, until_stopped
+from tests.jobs.programs import (
+    COUNTER,
+    FORKED,
+    counting,
+    numbers,
+    request,
+    stop,
+    until_stopped,
+)
 from tests.node.nodes import World
 from tests.node.test_leases import Leasing, checkpointed
 from tests.node.test_node import Here
@@ -94,7 +102,7 @@ def test_it_is_paused_and_outlives_its_executor(executor: ServerExecutor, tmp_pa
     with ServerExecutor(executor.folder, Node, executor._servers.addresses) as second:
         second.recover(given)
         until(lambda: written(second, "a") > before)
-        (executor.folder / "a" / "results" / "out" / "stop").touch()
+        stop(executor.folder / "a")
         assert second.wait("a", 60).exit_code == 0
         log = b"".join(one.data for one in second.logs("a") if isinstance(one, LogFrame))
     assert log == numbers(len(log) // 8) and len(log) > before
@@ -110,13 +118,15 @@ def test_a_lost_worker(executor: ServerExecutor, tmp_path: Path, on_loss: str) -
     os.kill(program.worker, signal.SIGKILL)
     if on_loss == "restore":
         until(lambda: node.ps()[0].life == 2)
-        (executor.folder / "a" / "results" / "out" / "stop").touch()
+        stop(executor.folder / "a")
     result = executor.wait("a", 60)
     node.close()
     log = b"".join(one.data for one in executor.logs("a") if isinstance(one, LogFrame))
     assert log == numbers(len(log) // 8)
     if on_loss == "restore":
         assert result.error == "" and log
+        out = executor.folder / "a" / "results" / "out"
+        assert (out / "numbers").read_bytes() == log, "set back with the program"
     else:
         assert "SIGKILL" in result.error and executor.describe("a").state == "failed"
 
@@ -193,7 +203,7 @@ def test_a_server_that_has_lost_its_folder(
             assert len(deaf) == 3 and program.standing is ProgramStanding.RUNNING
             del here.supervisor.programs
             until(lambda: [one.standing for one in here.node.ps()] == ["killed", "running"])
-            (executor.folder / "a" / "results" / "out" / "stop").touch()
+            stop(executor.folder / "a")
             assert executor.wait("a", 60).error == ""
             log = b"".join(one.data for one in executor.logs("a") if isinstance(one, LogFrame))
             assert log and log == numbers(len(log) // 8)
@@ -221,7 +231,7 @@ def test_held_output_is_shown_when_a_save_point_has_it(
         until(lambda: node.ps()[0].life == 2)
     count = len(read)
     until(lambda: len(read) > count)
-    (executor.folder / "a" / "results" / "out" / "stop").touch()
+    stop(executor.folder / "a")
     assert executor.wait("a", 60).error == ""
     reader.join(60)
     log = b"".join(one.data for one in read if isinstance(one, LogFrame))
@@ -258,11 +268,11 @@ def test_it_is_saved_and_goes_on_elsewhere(executor: ServerExecutor, tmp_path: P
         second.leave()
     with ServerExecutor(tmp_path / "other", Node, executor._servers.addresses) as third:
         third.recover({**request, "execution_dir": str(tmp_path / "other" / "c")})
-        (third.folder / "c" / "results" / "out" / "stop").touch()
+        stop(third.folder / "c")
         assert third.wait("c", 60).error == ""
         assert whole_log(third, "c") == numbers(len(whole_log(third, "c")) // 8)
     for id in ("a", "b"):
-        (executor.folder / id / "results" / "out" / "stop").touch()
+        stop(executor.folder / id)
         result = executor.wait(id, 60)
         assert (result.exit_code, result.error) == (0, "")
         log, results = whole_log(executor, id), executor.folder / id / "results"
@@ -286,7 +296,7 @@ def test_copies_of_an_execution(executor: ServerExecutor, tmp_path: Path) -> Non
     executor.resume("a")
     for id in ("a", "a.1", "a.2"):
         until(lambda id=id: written(executor, id) > size)  # type: ignore[misc]
-        (executor.folder / id / "results" / "out" / "stop").touch()
+        stop(executor.folder / id)
         assert executor.wait(id, 60).error == ""
         first = whole_log(executor, id).splitlines()[-1][:1]
         assert first == (id[2:] or "0").encode()
@@ -299,9 +309,7 @@ def test_saved_executions_that_lie(executor: ServerExecutor, tmp_path: Path) -> 
     file = tmp_path / "saved"
     executor.snapshot("a", file)
     data = file.read_bytes()
-    for number, wrong in enumerate(
-        [data[:2000], data[:-3000], data.replace(b"outputs.tar.gz", b"outputs.tar.gy"), b""]
-    ):
+    for number, wrong in enumerate([data[:2000], data[:-3000], b""]):
         file.write_bytes(wrong)
         with pytest.raises(JobError) as caught:
             executor.restore(file, f"b{number}", request=until_stopped(tmp_path, "a", slow=1000))
@@ -309,12 +317,32 @@ def test_saved_executions_that_lie(executor: ServerExecutor, tmp_path: Path) -> 
         assert not [one for one in (executor.folder / f"b{number}").glob("*") if one.is_dir()]
     with Node(executor._servers.addresses[0]) as node:
         assert len(node.ps()) == 1
+
+
+@pytest.mark.full
+def test_it_goes_from_one_machine_to_servers_and_back(
+    executor: ServerExecutor, tmp_path: Path
+) -> None:
+    """A saved execution goes on at either kind of executor, with its log and its outputs."""
+    given = until_stopped(tmp_path, "a", slow=1000)
+    first, second = tmp_path / "first", tmp_path / "second"
     with JobExecutor(tmp_path / "here") as here:
-        here.start(until_stopped(tmp_path, "x", slow=1000))
-        until(lambda: written(here, "x"))
-        here.snapshot("x", file)
-    with pytest.raises(JobError, match="of one machine only"):
-        executor.restore(file, "y", request=until_stopped(tmp_path, "y", slow=1000))
+        here.start(given)
+        until(lambda: written(here, "a") > 80)
+        here.snapshot("a", first)
+        executor.restore(first, "b", request=given)
+        size = written(executor, "b")
+        until(lambda: written(executor, "b") > size)
+        executor.snapshot("b", second)
+        here.restore(second, "c", request=given)
+        size = written(here, "c")
+        until(lambda: written(here, "c") > size)
+        for runs, id in ((executor, "b"), (here, "c")):
+            stop(runs.folder / id)
+            assert runs.wait(id, 60).error == ""
+            log, results = whole_log(runs, id), runs.folder / id / "results"
+            assert log == numbers(len(log) // 8) == (results / "stdout").read_bytes()
+            assert (results / "out" / "numbers").read_bytes() == log
 
 
 @pytest.mark.full
@@ -585,7 +613,7 @@ def test_it_moves_while_it_runs(tmp_path: Path) -> None:
                 until(lambda there=there: executor.server("m") == there)
             before = written(executor, "m")
             until(lambda: written(executor, "m") > before + 400)
-            (executor.folder / "m" / "results" / "out" / "stop").touch()
+            stop(executor.folder / "m")
             assert executor.wait("m", 60).error == ""
             log = b"".join(one.data for one in executor.logs("m") if isinstance(one, LogFrame))
             results = executor.folder / "m" / "results"
@@ -619,7 +647,9 @@ def test_another_server_takes_over(tmp_path: Path) -> None:
         with ServerExecutor(
             tmp_path / "shared", lambda at: Node(sockets[at]), list(sockets), lease=lease
         ) as executor:
-            executor.start(request(tmp_path, "a", text, snapshot_every=0.3, on_loss="restore"))
+            outputs = [{"name": "out", "path": "/outputs"}]
+            more: dict[str, Any] = {"snapshot_every": 0.3, "on_loss": "restore"}
+            executor.start(request(tmp_path, "a", text, outputs=outputs, **more))
             (program,) = [one.record.program for one in world.nodes["a:1"].programs()]
             checkpointed(world, program)
             servers.pop("a").stop(0)
@@ -630,6 +660,8 @@ def test_another_server_takes_over(tmp_path: Path) -> None:
             assert (result.exit_code, result.error) == (0, "")
             log = b"".join(one.data for one in executor.logs("a") if isinstance(one, LogFrame))
             assert log == numbers(3000)
+            out = executor.folder / "a" / "results" / "out"
+            assert (out / "numbers").read_bytes() == numbers(3000), "those of the last owner"
             assert world.record(program).epoch == 2
     finally:
         for server in servers.values():

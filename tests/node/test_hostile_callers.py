@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -26,6 +27,7 @@ from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.rpc import channel
 from wasmsr.rpc.control import control_messages as messages
 from wasmsr.rpc.control.control_server import FOLLOWERS, ControlServer
+from wasmsr.rpc.gate import Gate
 
 GROWTH = 64 << 20
 """Bytes of memory by which hostile callers may make a node larger."""
@@ -254,3 +256,25 @@ def test_a_refusal_that_quotes_a_caller_is_short(node: Node) -> None:
         request = messages.MigrateRequest(program=program.program, to="[" * 9000)
         list(node._stream("Migrate", [request], 20))
     assert len(caught.value.message) <= 1000
+
+
+def test_a_caller_that_takes_nothing_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ended, and with it the file that is kept for it."""
+    monkeypatch.setattr(channel, "STALL_SECONDS", 0.1)
+    gate, cancelled, closed = Gate({}), threading.Event(), []
+
+    def file() -> Iterator[bytes]:
+        try:
+            yield b"first"
+            yield b"second"
+        finally:
+            closed.append("the file")
+
+    replies = gate.send(file(), SimpleNamespace(cancel=cancelled.set))
+    assert next(replies) == b"first"
+    assert cancelled.wait(30)
+    replies.close()
+    assert closed == ["the file"]
+    quick = gate.send(file(), SimpleNamespace(cancel=lambda: pytest.fail("it took both")))
+    assert list(quick) == [b"first", b"second"]
+    gate.close()

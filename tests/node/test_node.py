@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,15 +13,23 @@ from typing import Any
 
 import pytest
 
+from tests.jobs.programs import COUNTER, numbers
 from tests.node import programs
 from tests.node.programs import counting, lines
 from wasmsr import Node, errors
 from wasmsr.executor.old_workers import living
 from wasmsr.interp.modules.module import assemble
-from wasmsr.node.failures import NodeAway, NoSuchProgram, SubmissionRefused, WrongState
+from wasmsr.node.failures import (
+    NodeAway,
+    NodeBusy,
+    NoSuchProgram,
+    SubmissionRefused,
+    WrongState,
+)
 from wasmsr.node.supervision.node_rules import NodeRules
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.rpc.control import control_messages as messages
+from wasmsr.rpc.control import control_server
 from wasmsr.rpc.control.control_server import ControlServer
 from wasmsr.rpc.control.program_info import ProgramInfo
 from wasmsr.snapshot.memory.parts import cores
@@ -129,6 +138,84 @@ def test_pause_resume_checkpoint_inspect_kill(here: Here) -> None:
     assert node.kill(id).standing == "killed"
     with pytest.raises(WrongState):
         node.resume(id)
+
+
+@pytest.mark.full
+def test_carried_files_are_there_when_the_program_has_ended(here: Here, tmp_path: Path) -> None:
+    """Also if the node is started again; a program that runs on may still change them."""
+    (tmp_path / "root").mkdir()
+    spec = {"mounts": [f"{tmp_path}/root::/::ro", "::/outputs::carry"]}
+
+    def counter(count: int) -> ProgramInfo:
+        text = COUNTER.replace("{lines}", str(count)).replace("{slow}", "1000")
+        return here.node.submit(assemble(text.encode()), spec)
+
+    def numbered(program: ProgramInfo) -> bytes:
+        size = here.node.carried(program.program, "/outputs", tmp_path / "files.tar")
+        assert size == (tmp_path / "files.tar").stat().st_size
+        with tarfile.open(tmp_path / "files.tar") as tape:
+            assert tape.getnames() == ["numbers"]
+            found = tape.extractfile("numbers")
+            assert found is not None
+            return found.read()
+
+    ended, killed = counter(50), counter(10**7)
+    here.node.wait(ended.program, 20)
+    until(lambda: size(here.node, killed) > 80)
+    with pytest.raises(WrongState, match="is running and cannot be asked for its files"):
+        here.node.carried(killed.program, "/outputs", tmp_path / "files.tar")
+    assert not (tmp_path / "files.tar").exists()
+    here.node.kill(killed.program)
+    data = numbered(killed)
+    assert len(data) >= 80 and data == numbers(len(data) // 8)
+    here.lose()
+    here.begin()
+    assert numbered(ended) == numbers(50)
+    with pytest.raises(SubmissionRefused, match="keeps at /other") as caught:
+        here.node.carried(ended.program, "/other", tmp_path / "files.tar")
+    assert caught.value.hint == "it has: /outputs"
+    here.node.drop_carried(ended.program, "/outputs")
+    with pytest.raises(WrongState, match="not on this node any more"):
+        here.node.carried(ended.program, "/outputs", tmp_path / "files.tar")
+    assert numbered(killed) == data
+
+
+@pytest.mark.full
+def test_a_node_that_sends_as_many_files_as_it_may_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_server, "SENDERS", 1)
+    here = Here(tmp_path)
+    try:
+        program = here.node.submit(counting(10**7, SLOW))
+        executor = here.supervisor.find(program.program)._executor
+        assert executor is not None
+        saving, go_on, write = threading.Event(), threading.Event(), executor.snapshot
+
+        def slowly(*values: Any) -> int:
+            saving.set()
+            assert go_on.wait(60)
+            return write(*values)
+
+        monkeypatch.setattr(executor, "snapshot", slowly)
+        files = [tmp_path / "one", tmp_path / "two"]
+        threads = [
+            threading.Thread(target=here.node.snapshot, args=(program.program, one))
+            for one in files
+        ]
+        threads[0].start()
+        assert saving.wait(60)
+        with Node(here.address, seconds=0.2) as hasty, pytest.raises(NodeBusy, match="too many"):
+            hasty.snapshot(program.program, tmp_path / "three")
+        assert here.node.ps()[0].standing == "running", "questions have places of their own"
+        threads[1].start()
+        go_on.set()
+        for one in threads:
+            one.join(60)
+        assert all(one.stat().st_size for one in files) and not (tmp_path / "three").exists()
+    finally:
+        go_on.set()
+        here.end()
 
 
 def test_results_of_an_export_are_output(here: Here) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 import time
 from pathlib import Path
 
@@ -71,5 +73,10 @@ def test_cpython_moves_with_its_files(world: World, tmp_path: Path) -> None:
     assert steps == [f"{step:04d}" for step in range(STEPS)], "each line once"
     seen, kept = hashes.split()
     assert seen == kept and len(kept) == hashlib.sha256().digest_size * 2
-    for name in "ab":
-        until(lambda: not any((tmp_path / name / "carried").glob("*/*")))  # noqa: B023
+    until(lambda: not any((tmp_path / "ba"[moves % 2] / "carried").glob("*/*")))
+    packed = b"".join(last.find(program).carried("/data"))
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tape:
+        names = {one.name: one for one in tape}
+        assert names["link"].issym() and "notes/6" in names
+        done = tape.extractfile("done")
+        assert done is not None and hashlib.sha256(done.read()).hexdigest() == kept

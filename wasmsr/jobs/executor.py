@@ -323,13 +323,6 @@ class JobExecutor(ExecutionTable):
         self, request: ExecutionRequest, saved: ExecutionArchive, fork: int = 0
     ) -> Execution:
         """Begin an execution where another one was saved. Raises JobError."""
-        if saved.has_outputs:
-            raise JobError(
-                "SpecError",
-                f"{printable(saved.about.execution_id)} was saved on a server, and goes on at an "
-                "executor on servers only",
-                hint="`ServerExecutor.restore` takes the file; docs/jobs.md has an example",
-            )
         folder = self._checker.folder(request)
         memory_pages(request.resources.memory)
         files = self._checker.files(request, folder)

@@ -29,6 +29,10 @@ class NodeAway(NodeError):
     """The node does not answer, so nobody knows whether it did what was asked."""
 
 
+class NodeBusy(NodeError):
+    """The node has as many calls of this kind as it takes; nothing was done."""
+
+
 class SubmissionRefused(NodeError):
     """The node does not take the program as it was described."""
 

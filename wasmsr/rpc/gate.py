@@ -60,6 +60,20 @@ class Gate:
             size += len(data)
             yield data
 
+    def send(self, replies: Iterator[bytes], wire: Any) -> Iterator[bytes]:
+        """Return the answers of a call.
+
+        A call whose peer takes an answer slower than `LEAST_RATE`, and not in `STALL_SECONDS`, is
+        cancelled. Only the time in which this end waits for the peer counts.
+        """
+        for reply in replies:
+            allowed = channel.STALL_SECONDS + len(reply) / channel.LEAST_RATE
+            self._expect(wire, time.monotonic() + allowed)
+            try:
+                yield reply
+            finally:
+                self._heard(wire)
+
     def close(self) -> None:
         """Stop watching."""
         self._closed.set()

@@ -3,7 +3,6 @@
     execution.json      which execution it was, and how long its log is
     frames              the log
     program.snapshot    the program, with its outputs
-    outputs.tar.gz      of an execution that ran on a server: its outputs
 
 A snapshot grants nothing: inputs and limits come from the request of whoever restores it.
 """
@@ -16,18 +15,19 @@ import os
 import secrets
 import shutil
 import tarfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
 from wasmsr import small_files
-from wasmsr.errors import SnapshotError, WasiConfigError, printable
+from wasmsr.errors import SnapshotError, printable
 from wasmsr.executor.output.frames import FRAMES_FILE, HEAD, FrameFile, FrameLog, read_head
+from wasmsr.executor.output.rings import sync_path
 from wasmsr.jobs.execution.requests import OutputLimits
-from wasmsr.wasi.filesystem import archives, tree_walk
+from wasmsr.wasi.filesystem import archives
 
-ABOUT, PROGRAM, OUTPUTS = "execution.json", "program.snapshot", "outputs.tar.gz"
+ABOUT, PROGRAM = "execution.json", "program.snapshot"
 
 LARGEST_ABOUT: Final = 1 << 16
 """Bytes of the part that says what the execution was."""
@@ -54,7 +54,6 @@ def write_archive(
     log: Path,
     size: int,
     save: Callable[[int], int],
-    outputs: Path | None = None,
 ) -> None:
     """Write a file of a saved execution, whole or not at all.
 
@@ -64,7 +63,6 @@ def write_archive(
         log: Its log.
         size: Bytes of the log that count.
         save: Writes the program's snapshot to a descriptor, and returns its size in bytes.
-        outputs: An archive of the outputs, if the snapshot does not have them.
 
     Raises:
         OSError: The file cannot be written.
@@ -87,12 +85,6 @@ def write_archive(
             if end != at + tarfile.BLOCKSIZE + written:
                 file.seek(0, os.SEEK_END)
             _pad(file, written)
-            if outputs is not None:
-                with open(outputs, "rb") as source:
-                    length = os.fstat(source.fileno()).st_size
-                    _member(file, OUTPUTS, length)
-                    _copy(source, file, length)
-                _pad(file, length)
             file.write(bytes(2 * tarfile.BLOCKSIZE))
             file.seek(at)
             _member(file, PROGRAM, written)
@@ -165,15 +157,15 @@ class ExecutionArchive:
 
     def _found(self, size: int) -> dict[str, tarfile.TarInfo]:
         found: dict[str, tarfile.TarInfo] = {}
-        for name in (ABOUT, FRAMES_FILE, PROGRAM, OUTPUTS):
+        for name in (ABOUT, FRAMES_FILE, PROGRAM):
             info = self._tar.next()
-            if info is None and name == OUTPUTS:
-                break
             if info is None or info.name != name or not info.isreg() or info.issparse():
                 raise ValueError(f"it has no {name} in its place")
             if info.size < 0 or info.offset_data + info.size > size:
                 raise ValueError(f"{name} is cut off")
             found[name] = info
+        if (more := self._tar.next()) is not None:
+            raise ValueError(f"it has {printable(more.name, 80)}, of which nothing is known here")
         return found
 
     def _read_about(self) -> SavedExecution:
@@ -189,7 +181,9 @@ class ExecutionArchive:
         return SavedExecution(data["execution_id"], data["log"])
 
     def put_log(self, folder: Path, limits: OutputLimits) -> None:
-        """Make the log of an execution that goes on from here, frame by frame.
+        """Make the log of an execution that goes on from here, frame by frame, durably.
+
+        Notes of the execution say how long the log is, so it is on the disk before they are.
 
         Raises:
             SnapshotError: It is damaged.
@@ -218,51 +212,13 @@ class ExecutionArchive:
             for one in logs.values():
                 one.close()
             frames.close()
-
-    @property
-    def has_outputs(self) -> bool:
-        """Whether the outputs are here, and not in the snapshot."""
-        return OUTPUTS in self._parts
+        for name in (FRAMES_FILE, *_STREAMS.values()):
+            sync_path(folder / name, os.O_RDONLY)
+        sync_path(folder, os.O_RDONLY | os.O_DIRECTORY)
 
     def put_program(self, place: Path) -> None:
         """Write the program's snapshot to a new file. Raises OSError."""
         self._put(PROGRAM, place)
-
-    def put_outputs(self, results: Path, names: Collection[str], limit: int) -> None:
-        """Put the outputs in the place of the empty folders of the results.
-
-        They are unpacked elsewhere first. A link there that has the name of an output would be
-        mounted, and one that has the name of a file of results would be written through.
-
-        Args:
-            results: The folder of the results, with a folder for each output.
-            names: The names of the outputs.
-            limit: Bytes that they may have.
-
-        Raises:
-            SnapshotError: They are damaged or hostile, or larger.
-            OSError: They cannot be written.
-        """
-        place, fresh = results.with_name(f".{OUTPUTS}"), results.with_name(".outputs")
-        try:
-            self._put(OUTPUTS, place)
-            fresh.mkdir(mode=0o700)
-            size = archives.measure(place, limit)
-            root = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                archives.unpack(place, root, size)
-            finally:
-                os.close(root)
-            for one in list(os.scandir(fresh)):
-                if one.name not in names or not one.is_dir(follow_symlinks=False):
-                    name = printable(one.name, 80)
-                    raise self._wrong(f"{OUTPUTS} has {name}, which is no output of the request")
-                os.rename(one.path, results / one.name)
-        except WasiConfigError as error:
-            raise self._wrong(error.message.replace(str(place), OUTPUTS)) from None
-        finally:
-            place.unlink(missing_ok=True)
-            tree_walk.remove(fresh)
 
     def _put(self, name: str, place: Path) -> None:
         info = self._parts[name]

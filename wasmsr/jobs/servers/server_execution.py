@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from wasmsr.errors import EXIT_HOST, EXIT_TRAP, WasmsrError, printable
@@ -23,12 +24,12 @@ from wasmsr.jobs.execution.requests import (
 from wasmsr.jobs.failures import JobError
 from wasmsr.jobs.preparing.prepared import Prepared
 from wasmsr.jobs.servers.job_servers import JobServers
-from wasmsr.jobs.servers.output_copy import OutputCopy
-from wasmsr.jobs.servers.saved_on_server import begin_file
+from wasmsr.jobs.servers.output_copy import GAP_SECONDS, OutputCopy
+from wasmsr.jobs.servers.server_files import OUTPUT_BYTES, begin_file, fetch_outputs
 from wasmsr.jobs.servers.server_port import ProgramOnServer, ServerPlace
 from wasmsr.jobs.servers.server_run import ServerNote, spec_for, terms_for
 from wasmsr.jobs.servers.steered_execution import SteeredExecution
-from wasmsr.node.failures import NodeAway
+from wasmsr.node.failures import NodeAway, NodeBusy, SubmissionRefused
 
 SOON_SECONDS: Final = 0.02
 """How long the thread waits before it asks for more output of a program that writes."""
@@ -189,8 +190,10 @@ class ServerExecution(SteeredExecution):
                     copy.show_all()
             finally:
                 copy.close()
-            if found is not None:
-                self._come_to_end(found)
+            if found is not None and not self._left:
+                problem = self._outputs_problem(found)
+                if problem is not None:
+                    self._come_to_end(found, problem)
         except (WasmsrError, OSError) as error:
             self._settle("failed", EXIT_HOST, getattr(error, "message", str(error)))
         except Exception as error:  # noqa: BLE001  whoever waits would wait for ever
@@ -349,17 +352,64 @@ class ServerExecution(SteeredExecution):
         begin_file(self.folder).unlink(missing_ok=True)
         # Before it is begun: the old one counts no more.
         self._renote(replaced=replaced, seen=False, base={}, fork=0, saving=False)
+        self._drop_outputs(program)
         copy.begin_again()
-        self.prepared.files.empty_outputs(self.folder)
         self._submit()
 
-    def _come_to_end(self, found: ProgramOnServer) -> None:
+    # ---- the end ---------------------------------------------------------------------------------
+
+    def _outputs_problem(self, found: ProgramOnServer) -> str | None:
+        """Bring the outputs of a program that has come to its end.
+
+        Returns:
+            Why they cannot be had, or ""; None if this executor was left before they were here.
+        """
+        outputs = [(one.name, f"/{path}") for one, path in self.prepared.files.outputs]
+        most = self.prepared.request.resources.disk or OUTPUT_BYTES
+        since = time.monotonic()
+        while outputs and not self._noted.fetched:
+            if self._left:
+                return None
+            try:
+                fetch = partial(self._servers.at(self.server).carried, found.program)
+                fetch_outputs(self.folder, outputs, most, fetch)
+                self._renote(fetched=True)  # before they are removed there
+                self._drop_outputs(found.program)
+            except (NodeAway, NodeBusy) as error:
+                if time.monotonic() - since >= GAP_SECONDS:
+                    return f"its outputs are on a server that cannot be asked: {error.message}"
+                time.sleep(AGAIN_SECONDS)
+            except SubmissionRefused:
+                return ""  # an earlier version has begun it, with its outputs in the results
+            except WasmsrError as error:
+                return error.message
+            except OSError as error:
+                return f"its outputs cannot be written: {error.strerror or error}"
+        return ""
+
+    def _drop_outputs(self, program: str) -> None:
+        """Have the server remove outputs that are not needed there; it does so itself later."""
+        for _, path in self.prepared.files.outputs if program else ():
+            with suppress(WasmsrError):
+                self._servers.at(self.server).drop_carried(program, f"/{path}")
+
+    def _come_to_end(self, found: ProgramOnServer, problem: str) -> None:
+        """Settle what a program that has come to its end has left.
+
+        Args:
+            found: What its node says of it.
+            problem: Why its outputs are not here, or "".
+        """
         manner = self._manner
         if self._timed_out and found.standing == "killed":
             code, error = manner.timed_out(self.prepared.request.timeout or 0)
             self._settle("failed", code, error)
         elif found.ending in ("exited", "finished"):
-            self._settle("ended", (found.code or 0) if found.ending == "exited" else 0, "")
+            code = (found.code or 0) if found.ending == "exited" else 0
+            if problem:
+                self._settle("failed", code or EXIT_HOST, problem)
+            else:
+                self._settle("ended", code, "")
         elif found.standing in LOST:  # and it is not to go on
             sentence = found.reason or "its worker was lost"
             if self._tries > 1:

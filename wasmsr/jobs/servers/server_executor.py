@@ -29,7 +29,7 @@ from wasmsr.jobs.preparing.modules import memory_pages
 from wasmsr.jobs.preparing.prepared import Prepared, start_error
 from wasmsr.jobs.servers.copied_log import log_sizes
 from wasmsr.jobs.servers.job_servers import JobServers
-from wasmsr.jobs.servers.saved_on_server import begin_file
+from wasmsr.jobs.servers.server_files import begin_file
 from wasmsr.jobs.servers.server_execution import ServerExecution
 from wasmsr.jobs.servers.server_mover import ServerMover
 from wasmsr.jobs.servers.server_port import JobServer, ServerPlace, ServerPlacement, Unwanted
@@ -40,9 +40,6 @@ from wasmsr.wasi.filesystem import tree_walk
 SUBMIT_TRIES: Final = 5
 """How often a server is looked for that takes an execution, where one is lost meanwhile."""
 
-
-OUTPUTS_BYTES: Final = 10 << 30
-"""Bytes of the outputs of a saved execution whose request has no limit of the disk."""
 
 
 class ServerExecutor(JobExecutor):
@@ -67,7 +64,7 @@ class ServerExecutor(JobExecutor):
             servers: Addresses of nodes. The first one runs new executions, unless there is a
                 placement; all are asked for one that its node does not have any more.
             lease: The terms of the leases of all executions, as `Node.submit` takes them; None for
-                none. Then no execution may have an output folder, which could not be fenced.
+                none.
             placement: Says on which server each execution runs, such as a `RayPlacement`.
             note: Gets events, as for `JobExecutor`.
 
@@ -147,13 +144,6 @@ class ServerExecutor(JobExecutor):
             raise filesystem_error(folder.path, error) from error
 
     def _go_on(self, request: ExecutionRequest, saved: ExecutionArchive, fork: int = 0) -> Any:
-        if not saved.has_outputs:
-            raise JobError(
-                "SpecError",
-                f"{printable(saved.about.execution_id)} was saved on one machine, and goes on at "
-                "an executor of one machine only",
-                hint="`Executor.restore` takes the file",
-            )
         folder = self._checker.folder(request)
         memory_pages(request.resources.memory)
         files = self._checker.files(request, folder)
@@ -165,8 +155,6 @@ class ServerExecutor(JobExecutor):
             for part in (folder.log, folder.saved):
                 part.mkdir(mode=0o700)
             saved.put_log(folder.log, request.output_limits)
-            names = [one.name for one in request.outputs]
-            saved.put_outputs(folder.results, names, request.resources.disk or OUTPUTS_BYTES)
             saved.put_program(begin_file(folder))
             base = log_sizes(folder.log)
             return self._sent(prepared, base, fork)

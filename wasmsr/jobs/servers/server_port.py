@@ -127,6 +127,12 @@ class JobServer(Protocol):
     def snapshot(self, program: str, file: IO[bytes]) -> SavedOnServer:
         """Write a snapshot of a program to a file."""
 
+    def carried(self, program: str, mount: str, file: IO[bytes]) -> object:
+        """Write the files of a mount of a program that has ended to a tar file."""
+
+    def drop_carried(self, program: str, mount: str) -> object:
+        """Remove the files of a mount of a program that has ended."""
+
     def info(self) -> Mapping[str, Any]:
         """Return what the node is; "node" is its id, and "cpus" how many processors it has."""
 

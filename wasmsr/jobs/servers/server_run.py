@@ -12,6 +12,8 @@ from wasmsr import small_files
 from wasmsr.jobs.execution.requests import ExecutionFolder
 from wasmsr.jobs.failures import JobError
 from wasmsr.jobs.preparing.prepared import Prepared
+from wasmsr.record import replaced
+from wasmsr.wasi.filesystem.mounts import Mount
 
 OURS: Final = "job."
 """How the names of our programs on nodes begin; the execution's id follows."""
@@ -36,6 +38,7 @@ class ServerNote:
             another one was saved.
         fork: The number of the fork that it is then; 0 for none.
         saving: Whether it stands only because it is being saved.
+        fetched: Whether its outputs are in its results.
     """
 
     began: float
@@ -45,6 +48,7 @@ class ServerNote:
     base: Mapping[str, int] = field(default_factory=dict)
     fork: int = 0
     saving: bool = False
+    fetched: bool = False
 
     def write(self, folder: ExecutionFolder) -> None:
         """Write the note. Raises OSError."""
@@ -64,6 +68,7 @@ class ServerNote:
                 {str(name): int(size) for name, size in found.get("base", {}).items()},
                 int(found.get("fork", 0)),
                 found.get("saving") is True,
+                found.get("fetched") is True,
             )
         return cls(began, seen=True)
 
@@ -71,7 +76,7 @@ class ServerNote:
 def spec_for(prepared: Prepared) -> dict[str, Any]:
     """Return the run as a node takes it.
 
-    Outputs are in folders that all servers share, where the program writes itself.
+    Outputs are in folders of the server, which go with the program; `fetch_outputs` brings them.
 
     Raises:
         JobError: A server cannot run it.
@@ -86,10 +91,11 @@ def spec_for(prepared: Prepared) -> dict[str, Any]:
     whole = run.as_dict()
     spec: dict[str, Any] = {name: whole[name] for name in RUN_FIELDS if name in whole}
     memory = run.limits.memory
-    spec["limits"] = {} if memory is None else {"memory": memory}
+    limits = {"memory": memory, "carried": prepared.request.resources.disk or None}
+    spec["limits"] = {name: size for name, size in limits.items() if size is not None}
+    mounts = [Mount.parse(text) for text in run.mounts]
     spec["mounts"] = [
-        mount.removesuffix("::carry") + "::host" if mount.endswith("::carry") else mount
-        for mount in run.mounts
+        (replaced(one, host=None) if one.mode == "carry" else one).option for one in mounts
     ]
     return spec
 

@@ -22,7 +22,7 @@ from wasmsr.jobs.failures import JobError
 from wasmsr.jobs.preparing.prepared import Prepared
 from wasmsr.jobs.servers.job_servers import JobServers
 from wasmsr.jobs.servers.output_copy import OutputCopy
-from wasmsr.jobs.servers.saved_on_server import save_execution
+from wasmsr.jobs.servers.server_files import save_execution
 from wasmsr.jobs.servers.server_port import ProgramOnServer
 from wasmsr.jobs.servers.server_run import OURS, ServerNote
 from wasmsr.node.failures import NodeAway

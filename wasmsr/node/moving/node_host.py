@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import threading
 import time
 from array import array
@@ -49,6 +48,7 @@ from wasmsr.node.supervision.program_record import (
 )
 from wasmsr.node.workers.warm_parents import reap
 from wasmsr.runspec.run_spec import RunSpec
+from wasmsr.wasi.filesystem import tree_walk
 from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, Mount
 
 
@@ -295,8 +295,9 @@ class NodeHost:
         raise ValueError("a node has no input for programs that are elsewhere")
 
     def forget(self, program: bytes, *, here: bool) -> None:
-        """Remove the carried trees of a program that has ended."""
-        shutil.rmtree(self._place.folder.carried / program.hex(), ignore_errors=True)
+        """Remove the carried trees of a program that has ended; of one that ended here they stay."""
+        if not here:
+            tree_walk.remove(self._place.folder.carried / program.hex())
 
     def close(self) -> None:
         """Do nothing: the supervisor ends the workers."""

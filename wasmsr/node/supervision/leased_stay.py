@@ -186,6 +186,7 @@ class LeasedStay(NotedProgram):
             executor.kill()
             reap(executor.pid)
         self.folder.remove_saved()
+        self.folder.remove_carried()
 
 
 def shown_lease(record: ProgramRecord, leased: LeasedMovable | None) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ FOLDER/node.lock             held by the supervisor
 FOLDER/modules/DIGEST.wasm   modules
 FOLDER/snapshots/DIGEST.snapshot    states in which programs begin
 FOLDER/journal/              who owns programs that moved, and states that came (`migrate/journal`)
-FOLDER/carried/ID/           carried trees of a program
+FOLDER/carried/ID/           carried trees of a program; they stay when it has ended here
 FOLDER/programs/ID/          a program; one that came in a later epoch is in ID.EPOCH, and one
                              that was taken over then is in ID.EPOCH-taken
 FOLDER/programs/ID/record    what the node notes of a program (`program_record.py`)
@@ -33,6 +33,7 @@ from wasmsr.node.failures import NodeError, SubmissionRefused
 from wasmsr.node.workers.warm_parents import WorkerPlace
 from wasmsr.ownership.failures import OwnershipError
 from wasmsr.ownership.supervision.node_state import NodeState
+from wasmsr.wasi.filesystem import tree_walk
 
 MODULE_BYTES = 256 << 20
 """Bytes of a module that are taken at most."""
@@ -90,10 +91,14 @@ class ProgramFolder:
             path.unlink(missing_ok=True)
 
     def remove_saved(self) -> None:
-        """Remove everything from which the program could be resumed."""
+        """Remove everything from which the program could be resumed, but its carried files."""
         self.remove_parked()
-        for path in (self.saved, self.temporary, self.workers, self.own_carried):
+        for path in (self.saved, self.temporary, self.workers):
             shutil.rmtree(path, ignore_errors=True)
+
+    def remove_carried(self) -> None:
+        """Remove the carried files of a program that is not here any more."""
+        tree_walk.remove(self.own_carried)
 
     def remove_worker(self) -> None:
         """Remove what a worker has left, and nothing from which the program could be resumed."""

@@ -84,10 +84,10 @@ class NodeProgram(WatchedProgram):
                 self._kill_lease()
             executor, self._executor = self._executor, None
             self._stand(ProgramStanding.KILLED, reason, saved=None)
-        if executor is not None:
-            executor.kill()
-            reap(executor.pid)
-        self.folder.remove_saved()
+            if executor is not None:  # whoever asks for its files waits for its last write
+                executor.kill()
+                reap(executor.pid)
+        self._keep_carried()
         self._forget_lease()
         self._rules.ended(self.id, "failed", EXIT_HOST, reason)
 
@@ -384,6 +384,7 @@ class NodeProgram(WatchedProgram):
                 return
             self._stand(ProgramStanding.MOVED, f"went to {went.address}, where it ended: {how}")
         self.folder.remove_saved()
+        self.folder.remove_carried()
 
     def take(self, executor: ProcessExecutor, leased: LeasedMovable | None) -> None:
         """Have a worker that has the program, which has come by a move."""

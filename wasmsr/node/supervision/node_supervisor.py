@@ -329,6 +329,7 @@ class NodeSupervisor:
         except BaseException:
             self._table.drop(made)
             made.folder.remove()
+            made.folder.remove_carried()
             raise
 
     def _check_lease(self, lease: LeaseTerms, run: RunSpec, snapshot: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping
 
@@ -93,7 +92,7 @@ class ProgramTable:
         for one in gone:
             self._forgotten(one.id)
             one.folder.remove()
-            shutil.rmtree(one.folder.own_carried, ignore_errors=True)
+            one.folder.remove_carried()
 
     def named(self, program: bytes) -> NodeProgram | None:
         """Return the program with this id, or None."""

@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from wasmsr.executor.output.rings import cut_ring, ring_bounds
 from wasmsr.executor.port import ExecutorError, ProgramStatus
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.migrate.decisions.leased_movable import LeasedMovable
+from wasmsr.node.carried_files import carried_tree, keep_carried, packed
 from wasmsr.node.failures import NodeError
 from wasmsr.node.moving.restoring import PIECE, restore_file
 from wasmsr.node.supervision.leased_stay import LeasedStay
@@ -31,6 +33,7 @@ from wasmsr.node.supervision.program_record import (
 )
 from wasmsr.node.workers.warm_parents import reap
 from wasmsr.node.workers.worker_facts import how_it_ended
+from wasmsr.wasi.filesystem import tree_walk
 
 PATIENCE = 30.0
 """Seconds in which a worker must answer what takes no time; otherwise it is frozen, and killed."""
@@ -41,6 +44,9 @@ LOOK_SECONDS = 0.5
 NUDGE_SECONDS = 0.05
 """The same for a leased program, which may be paused because a renewal came late."""
 
+
+OVER = (ProgramStanding.ENDED, ProgramStanding.KILLED, ProgramStanding.LOST)
+"""The standings of a program that changes its files no more, and has not left."""
 
 LONG_WAIT = 60.0
 """Seconds that the thread waits for a program at a time."""
@@ -274,7 +280,7 @@ class WatchedProgram(LeasedStay):
             executor.close()
             reap(executor.pid)
         self._forget_lease()
-        self.folder.remove_saved()
+        self._keep_carried()
         self._rules.ended(self.id, status.ending, status.code, status.sentence)
 
     def _lose(self, executor: ProcessExecutor, error: ExecutorError) -> None:
@@ -302,6 +308,35 @@ class WatchedProgram(LeasedStay):
         with self._lock:
             self._fall_back(f"its worker {executor.pid} {how}")
         shutil.rmtree(self.folder.temporary, ignore_errors=True)
+
+    # ---- carried files ---------------------------------------------------------------------------
+
+    def _keep_carried(self) -> None:
+        """Leave nothing of a program that has come to its end but its output and carried files."""
+        self.folder.remove_saved()
+        keep_carried(self.record.spec, self.folder.own_carried)
+
+    def carried(self, mount: str) -> Iterator[bytes]:
+        """Yield the files of a carried mount as a tar file, in pieces.
+
+        Args:
+            mount: The path at which the program, which has come to its end, had them.
+
+        Raises:
+            WasmsrError: It has not ended, or has no such files.
+            OSError: They cannot be read.
+        """
+        return packed(self._carried(mount))
+
+    def drop_carried(self, mount: str) -> None:
+        """Remove the files of a carried mount. Raises WasmsrError as `carried` does."""
+        tree_walk.remove(self._carried(mount))
+
+    def _carried(self, mount: str) -> Path:
+        with self._lock:
+            if self.record.standing not in OVER or self._to:
+                raise self._refuse("asked for its files")
+            return carried_tree(self.record.spec, self.folder.own_carried, mount)
 
     # ---- checkpoints -----------------------------------------------------------------------------
 

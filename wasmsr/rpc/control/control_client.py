@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from wasmsr import errors
 from wasmsr.interp.modules.module import Module
 from wasmsr.node import failures
-from wasmsr.node.failures import NodeAway, NodeError
+from wasmsr.node.failures import NodeAway, NodeBusy, NodeError
 from wasmsr.rpc import channel
 from wasmsr.rpc.control import control_messages as messages
 from wasmsr.rpc.control.client_values import DrainReport, LogPiece, MoveEvent, SavedProgram
 from wasmsr.rpc.control.program_info import ProgramInfo, program_in
+from wasmsr.rpc.control.sent_files import take_file
 
 # After `channel`, which sets how loud it is.
 import grpc  # type: ignore[import-untyped]  # isort: skip
@@ -32,6 +32,9 @@ PIECE = 1 << 18
 
 ANSWER_SECONDS = 60.0
 """How long a node may take to answer."""
+
+BUSY = ("too many calls at once", "Concurrent RPC limit exceeded!")
+"""What a node, and gRPC in its place, answers to a call for which it has no place now."""
 
 Reply = TypeVar("Reply")
 
@@ -125,6 +128,8 @@ class Node:
                 if not late
                 else "`wasmsr ps` says whether it did what was asked",
             )
+        if code is codes.RESOURCE_EXHAUSTED and details in BUSY:
+            return NodeBusy(f"the node {self.address} is busy: {details}", hint="try it again")
         metadata = dict(error.trailing_metadata() or ())
         hint = metadata.get(messages.HINT, b"").decode("utf-8", "replace") or None
         name = metadata.get(messages.KIND, "")
@@ -378,29 +383,40 @@ class Node:
             NodeError: It cannot be saved. Nothing is written to a path then.
             OSError: The file cannot be written.
         """
-        if not isinstance(file, (str, os.PathLike)):
-            return self._take_snapshot(program, file)
-        path = os.fspath(file)
-        part = f"{path}.{secrets.token_hex(8)}.part"
-        try:
-            with open(part, "xb") as opened:
-                saved = self._take_snapshot(program, opened)
-            os.replace(part, path)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(part)
-        return saved
-
-    def _take_snapshot(self, program: str, file: IO[bytes]) -> SavedProgram:
-        size = 0
         request = messages.ProgramRequest(program=program)
-        for reply in self._stream("Snapshot", [request], None):
-            file.write(reply.piece)
-            size += len(reply.piece)
-            if reply.whole:
-                file.flush()
-                return SavedProgram(size, reply.stdout, reply.stderr)
-        raise NodeAway(f"the node {self.address} gave no whole snapshot")
+        size, last = take_file(
+            lambda: self._stream("Snapshot", [request], None), file, self._seconds, self.address
+        )
+        return SavedProgram(size, last.stdout, last.stderr)
+
+    def carried(
+        self, program: str, mount: str, file: str | os.PathLike[str] | IO[bytes]
+    ) -> int:
+        """Write the files of a carried mount to a tar file, and return its size in bytes.
+
+        The program has ended, was killed, or is lost. Its files are on the last node that had it.
+
+        Args:
+            program: The program.
+            mount: The path at which the program had them.
+            file: As for `snapshot`. What is in it was made by the program: unpack it with care.
+
+        Raises:
+            NodeError: The node does not give them. Nothing is written to a path then.
+            OSError: The file cannot be written.
+        """
+        request = messages.CarriedRequest(program=program, mount=mount)
+        return take_file(
+            lambda: self._stream("Carried", [request], None), file, self._seconds, self.address
+        )[0]
+
+    def drop_carried(self, program: str, mount: str) -> None:
+        """Have the node remove the files of a carried mount of a program that has ended.
+
+        Otherwise they stay as long as the node shows the program.
+        """
+        request = messages.CarriedRequest(program=program, mount=mount, remove=True)
+        self._ask("Carried", [request])
 
     def migrate(
         self,

@@ -53,8 +53,14 @@ log = logging.getLogger(__name__)
 FOLLOWERS = 32
 """Calls at once that wait for news."""
 
-FOLLOWING = ("Logs", "List", "Watch", "ServerReflectionInfo", "Migrate", "Drain", "Snapshot")
-"""Methods that wait for news, or send much."""
+FOLLOWING = ("Logs", "List", "Watch", "ServerReflectionInfo", "Migrate", "Drain")
+"""Methods that wait for news."""
+
+SENDERS = 8
+"""Calls at once that send files. A snapshot takes a file as large as the program meanwhile."""
+
+SENDING = ("Snapshot", "Carried")
+"""Methods that send a file."""
 
 QUESTIONS = 16
 """Other calls at once."""
@@ -114,12 +120,12 @@ class ControlServer:
         Raises:
             NodeError: The address cannot be used.
         """
-        self._gate = Gate({"follow": FOLLOWERS, "question": QUESTIONS})
+        self._gate = Gate({"follow": FOLLOWERS, "send": SENDERS, "question": QUESTIONS})
         self._stopped = threading.Event()
         handlers: list[Any] = [
             _Handlers(node, software, admit, confinement, self._gate, self._stopped)
         ]
-        threads = FOLLOWERS + QUESTIONS + MORE
+        threads = FOLLOWERS + SENDERS + QUESTIONS + MORE
         if admit_node is not None:
             at_once = dict.fromkeys(migration.methods(), ARRIVALS + 1)
             self._moves_gate = Gate(at_once)
@@ -213,19 +219,26 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
                 caller = wire.peer()
                 if not free:
                     caller = self._admit(caller, *channel.proofs_of(wire))
-                follows = name in FOLLOWING
-                with self._gate.enter("follow" if follows else "question") as entered:
+                with self._gate.enter(_place(name)) as entered:
                     if not entered:
                         wire.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many calls at once")
                     incoming = map(parse, self._gate.read(requests, wire))
-                    for reply in method(incoming, ControlCall(caller, wire.is_active)):
-                        yield reply.SerializeToString()
+                    replies = method(incoming, ControlCall(caller, wire.is_active))
+                    sent = (reply.SerializeToString() for reply in replies)
+                    yield from self._gate.send(sent, wire) if name in SENDING else sent
             except (WasmsrError, OSError, KeyError) as error:
                 _refuse(wire, error)
             except grpc.RpcError:
                 log.info("%s broke %s off", wire.peer(), name)
 
         return behave
+
+
+def _place(method: str) -> str:
+    """Return which places a method needs."""
+    if method in SENDING:
+        return "send"
+    return "follow" if method in FOLLOWING else "question"
 
 
 def _refuse(wire: Any, error: BaseException) -> None:
@@ -369,6 +382,16 @@ class _Calls:
             while piece := file.read(PIECE):
                 yield messages.SnapshotReply(piece=piece)
         yield messages.SnapshotReply(whole=True, **ends)
+
+    def Carried(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
+        request = first_of(requests)
+        program = self._node.find(request.program)
+        if request.remove:
+            program.drop_carried(request.mount)
+        else:
+            for piece in program.carried(request.mount):
+                yield messages.CarriedReply(piece=piece)
+        yield messages.CarriedReply(whole=True)
 
     def Inspect(self, requests: Iterator[Any], call: ControlCall) -> Iterator[Any]:
         program = self._node.find(first_of(requests).program)
