@@ -23,7 +23,10 @@ from tests.jobs.programs import (
     until_stopped,
 )
 from tests.node.nodes import World
+from tests.node.programs import lines
 from tests.node.test_leases import Leasing, checkpointed
+from tests.node.test_linked import STEPS
+from tests.node.test_linked import counter as linked_counter
 from tests.node.test_node import Here
 from wasmsr import Node
 from wasmsr.executor.output.frames import FRAMES_FILE
@@ -343,6 +346,22 @@ def test_it_goes_from_one_machine_to_servers_and_back(
             log, results = whole_log(runs, id), runs.folder / id / "results"
             assert log == numbers(len(log) // 8) == (results / "stdout").read_bytes()
             assert (results / "out" / "numbers").read_bytes() == log
+
+
+@pytest.mark.full
+def test_a_program_of_several_modules(executor: ServerExecutor, tmp_path: Path) -> None:
+    """The node gets them all, and links them as this machine does."""
+    for name, binary in (("steps", STEPS), ("main", linked_counter(50))):
+        (tmp_path / f"{name}.wasm").write_bytes(binary)
+    names = ("/steps.wasm", "/main.wasm")
+    given = {
+        "execution_id": "a",
+        "engine": {"EntryModule": "/main.wasm", "ImportModules": ["/steps.wasm"]},
+        "inputs": [{"source": f"{tmp_path}{one}", "target": one} for one in names],
+    }
+    result = executor.run(given)
+    assert (result.exit_code, result.error) == (7, "")
+    assert whole_log(executor, "a") == lines(0, 50)
 
 
 @pytest.mark.full

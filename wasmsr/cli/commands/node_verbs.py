@@ -98,19 +98,25 @@ With --alive a node that is being stopped works too.
   wasmsr health
   wasmsr health --node host:7443 --tls-authority authority.pem"""
 
-OPTIONS = ("--invoke", "--arg", "--dir", "--carry-limit", "--env", "--tcp-listen", "--max-memory",
+OPTIONS = ("--invoke", "--preload", "--arg", "--dir", "--carry-limit", "--env", "--tcp-listen", "--max-memory",
     "--fuel", "--features", "--core", "--deterministic", "--on-changed")  # fmt: skip
 """Options of `run` that a program on a node has too."""
 
 LEASE = ("--lease", "--failover", "--policy", "--output", "--unfenced")
 """Options of `run` for a program with a lease that a program on a node has too."""
 
+RUN_HELP = {
+    "--preload": "Instantiate this module first; later ones, and the program, import from it by "
+    "NAME. The file is sent along. Repeatable.",
+}
+"""Help of options that is another one here than for `run`."""
+
 LEASE_HELP = {
     "--lease": "Run it under a lease of so many seconds. Default with --failover: 10.",
     "--failover": "With a lease: a node that may take it over. A node says its id when "
     "it starts. Repeatable.",
 }
-"""Help of options that is another one here than for `run`."""
+"""The same of options for a program with a lease."""
 
 as_lines = option("--json", "as_json", is_flag=True, help="Print one object a line.")
 program_argument = click.argument("program", metavar="ID|NAME")
@@ -118,7 +124,7 @@ program_argument = click.argument("program", metavar="ID|NAME")
 
 def _run_options(command: Any) -> Any:
     """Give a click command the options of `OPTIONS`."""
-    return _options(command, OPTIONS, {})
+    return _options(command, OPTIONS, RUN_HELP)
 
 
 def _lease_options(command: Any) -> Any:

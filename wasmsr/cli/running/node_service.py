@@ -466,12 +466,13 @@ def policy_check(mounts: tuple[str, ...]) -> Callable[[str, RunSpec], None]:
 
 
 def _wish(digest: str, spec: RunSpec) -> ProgramWish:
+    from wasmsr.node.supervision.submissions import all_modules
     from wasmsr.wasi.filesystem.mounts import CARRY_LIMIT, CARRYING, Mount
 
     mounts = [Mount.parse(text) for text in spec.mounts]
     carried = CARRY_LIMIT if spec.limits.carried is None else spec.limits.carried
     return ProgramWish(
-        modules=(bytes.fromhex(digest),),
+        modules=tuple(bytes.fromhex(one) for one in all_modules(digest, spec)),
         memory=LARGEST_MEMORY if spec.limits.memory is None else spec.limits.memory,
         # An alias names no folder of this host, but another mount of the program.
         mounts=tuple(

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from wasmsr import small_files
 from wasmsr.jobs.execution.requests import ExecutionFolder
-from wasmsr.jobs.failures import JobError
 from wasmsr.jobs.preparing.prepared import Prepared
 from wasmsr.record import replaced
 from wasmsr.wasi.filesystem.mounts import Mount
@@ -18,8 +17,8 @@ from wasmsr.wasi.filesystem.mounts import Mount
 OURS: Final = "job."
 """How the names of our programs on nodes begin; the execution's id follows."""
 
-RUN_FIELDS: Final = ("own_name", "own_args", "invoke", "env", "limits")
-"""What a node is told of a run, besides its mounts."""
+RUN_FIELDS: Final = ("own_name", "own_args", "invoke", "env", "preload")
+"""What a node is told of a run, besides its mounts and limits."""
 
 LARGEST: Final = 1 << 20
 """Bytes of a note that are read."""
@@ -79,14 +78,8 @@ def spec_for(prepared: Prepared) -> dict[str, Any]:
     Outputs are in folders of the server, which go with the program; `fetch_outputs` brings them.
 
     Raises:
-        JobError: A server cannot run it.
+        JobError: A value is wrong.
     """
-    if prepared.modules.preload:
-        raise JobError(
-            "SpecError",
-            "a program of several modules cannot run on a server yet",
-            hint="link the modules into one",
-        )
     run = prepared.run()
     whole = run.as_dict()
     spec: dict[str, Any] = {name: whole[name] for name in RUN_FIELDS if name in whole}

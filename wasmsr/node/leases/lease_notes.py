@@ -1,6 +1,7 @@
 """What another node needs to take a program over, beside its checkpoint: notes in the store.
 
-    PROGRAM.module         the module
+    PROGRAM.module         the program's own module
+    PROGRAM.DIGEST.module  another one of its modules
     PROGRAM.EPOCH.run      what the owner of an epoch has noted of the program, and its address
 
 The note of the newest epoch that is not above the record's counts. So an owner that has lost the
@@ -10,6 +11,7 @@ program changes nothing by writing.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +20,9 @@ from wasmsr.node.failures import SubmissionRefused
 from wasmsr.node.moving.travel_record import TravelRecord, travel_in, travel_out
 from wasmsr.node.supervision.node_folder import MODULE_BYTES
 from wasmsr.node.supervision.program_record import ProgramRecord
+from wasmsr.node.supervision.submissions import all_modules
 from wasmsr.ownership.supervision.stored import notes, read_note, remove_note, write_note
+from wasmsr.runspec.run_spec import RunSpec
 
 RUN = ".run"
 MODULE = ".module"
@@ -57,9 +61,11 @@ class LeaseNotes:
         name = f"{record.program}.{record.epoch:012d}{RUN}"
         write_note(self.address, name, json.dumps(values).encode())
 
-    def write_module(self, program: str, module: Path) -> None:
-        """Write the module of a program. Raises OSError too."""
-        write_note(self.address, f"{program}{MODULE}", module.read_bytes())
+    def write_modules(self, record: ProgramRecord, module: Callable[[str], Path]) -> None:
+        """Write the modules of a program; `module` returns the file of one. Raises OSError too."""
+        for digest in all_modules(record.digest, RunSpec.read(record.spec)):
+            name = _module_note(record.program, digest, record.digest)
+            write_note(self.address, name, module(digest).read_bytes())
 
     def read(self, program: str, epoch: int) -> RunNote:
         """Return the note that counts in an epoch.
@@ -87,9 +93,11 @@ class LeaseNotes:
                 f"the note of program {program[:8]} is damaged: {error.message}"
             ) from None
 
-    def module(self, program: str) -> bytes:
-        """Return the module of a program."""
-        data = read_note(self.address, f"{program}{MODULE}", MODULE_BYTES)
+    def module(self, run: TravelRecord, digest: str) -> bytes:
+        """Return a module of a program, which can be another one than its digest says."""
+        program = run.program
+        name = _module_note(program, digest, run.digest)
+        data = read_note(self.address, name, MODULE_BYTES)
         if data is None:
             raise SnapshotError(
                 f"the store {printable(self.address)} has no module of program {program[:8]}"
@@ -100,7 +108,13 @@ class LeaseNotes:
         """Remove the notes of a program that has ended."""
         for name in notes(self.address, f"{program}.", RUN):
             remove_note(self.address, name + RUN)
+        for name in notes(self.address, f"{program}.", MODULE):
+            remove_note(self.address, name + MODULE)
         remove_note(self.address, f"{program}{MODULE}")
+
+
+def _module_note(program: str, digest: str, own: str) -> str:
+    return f"{program}{MODULE}" if digest == own else f"{program}.{digest}{MODULE}"
 
 
 def _epoch(name: str) -> int:

@@ -25,6 +25,7 @@ from wasmsr.node.leases.lease_notes import LeaseNotes
 from wasmsr.node.leases.program_leases import LeasedStayView
 from wasmsr.node.moving.worker_program import WorkerProgram
 from wasmsr.node.supervision.program_record import ProgramRecord, SavePoint
+from wasmsr.node.supervision.submissions import SUFFIX
 from wasmsr.ownership.failures import RegisterAway, SwapRefused
 from wasmsr.ownership.keeper import LeaseKeeper
 from wasmsr.ownership.lease import Lease
@@ -98,7 +99,8 @@ class NodeLeases:
         """
         record, terms = program.record, program.record.lease
         assert terms is not None
-        self.notes.write_module(record.program, self._node.worker_program(program, executor).path)
+        own = self._node.worker_program(program, executor).path
+        self.notes.write_modules(record, lambda digest: own.with_name(digest + SUFFIX))
         self.notes.write(record)
         try:
             leased = self.hold(program, executor)  # it may have to open the register first

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from wasmsr.errors import WasmsrError
@@ -66,7 +68,9 @@ class TakingNode(Protocol):
     def may_take(self, note: RunNote) -> None:
         """Check a program of another node by the policy. Raises WasmsrError."""
 
-    def take_stay(self, note: RunNote, module: bytes, epoch: int) -> NodeProgram:
+    def take_stay(
+        self, note: RunNote, module: Callable[[str], bytes], epoch: int
+    ) -> NodeProgram:
         """Make a program of another node one of this node's, without a worker yet.
 
         Raises:
@@ -299,7 +303,7 @@ class Takeovers:
             here = self._node.named(program)
             if here is None or here.standing is not ProgramStanding.RESUMABLE:
                 note = one.note or self._leases.notes.read(program.hex(), found.epoch)
-                module = self._leases.notes.module(program.hex())
+                module = partial(self._leases.notes.module, note.run)
                 here = self._node.take_stay(note, module, found.epoch)
             here.continue_under(keeper, found)
             self._say("taken-over", program=name, epoch=found.epoch)

@@ -7,12 +7,12 @@ this node's when the journal says so. Until then nothing of an older stay is tou
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Protocol
 
 from wasmsr.errors import FormatError, ModuleError, WasmsrError
@@ -46,6 +46,7 @@ from wasmsr.node.supervision.program_record import (
     ProgramStanding,
     SavePoint,
 )
+from wasmsr.node.supervision.submissions import all_modules, placed
 from wasmsr.node.workers.warm_parents import reap
 from wasmsr.runspec.run_spec import RunSpec
 from wasmsr.wasi.filesystem import tree_walk
@@ -128,8 +129,9 @@ class NodeHost:
             found = travel_in(description.record)
         except SubmissionRefused as error:
             return Refusal(Reason.STATE, error.message, error.hint or "")
-        if [one.digest.hex() for one in description.modules] != [found.digest]:
-            return Refusal(Reason.MODULE, "programs of a node have one module")
+        named = tuple(one.digest.hex() for one in description.modules)
+        if named != all_modules(found.digest, found.run):
+            return Refusal(Reason.MODULE, "what it says of the program's modules is contradictory")
         if (found.lease is None) != (description.lease == 0):
             return Refusal(Reason.STATE, "what it says of the program's lease is contradictory")
         if found.lease is not None and not self._place.leases_programs:
@@ -209,7 +211,7 @@ class NodeHost:
             if any(folder.path.iterdir()):  # what an earlier attempt has left
                 folder.remove()
                 folder = self._place.folder.program(found.program, offer.move.epoch)
-            record = _record(found, offer.move, os.fspath(self._place.folder.module(found.digest)))
+            record = _record(found, offer.move, self._place.folder.module)
             record.write(folder.record)
             coming = self._begin(record, folder)
         except BaseException:
@@ -423,11 +425,11 @@ class KeptState:
         return self._host.made(coming, 0.0)
 
 
-def _record(found: TravelRecord, move: Move, module: str) -> ProgramRecord:
-    """Return the record of a program that comes."""
+def _record(found: TravelRecord, move: Move, module: Callable[[str], Path]) -> ProgramRecord:
+    """Return the record of a program that comes; `module` returns the file of a module."""
     standing = ProgramStanding.PAUSED if found.paused else ProgramStanding.RUNNING
     return ProgramRecord(
-        found.program, found.name, found.digest, {**found.run.as_dict(), "program": module},
+        found.program, found.name, found.digest, placed(found.digest, found.run, module),
         found.submitted, found.submitter, standing=standing, changed=time.time(), life=found.life,
         begins=[list(one) for one in found.begins], every=found.every, epoch=move.epoch,
         attempt=move.attempt.hex(), lease=found.lease,

@@ -12,7 +12,7 @@ from wasmsr.errors import WasmsrError, printable
 from wasmsr.node.failures import SubmissionRefused
 from wasmsr.node.leases.lease_terms import LeaseTerms
 from wasmsr.node.supervision.program_record import LIVES, ProgramRecord, ProgramStanding
-from wasmsr.node.supervision.submissions import LIMITS, TAKEN, checked_run
+from wasmsr.node.supervision.submissions import checked_run, unplaced
 from wasmsr.runspec.run_spec import RunSpec
 
 LARGEST = 1 << 62
@@ -49,15 +49,11 @@ class TravelRecord:
 
 def travel_out(record: ProgramRecord) -> bytes:
     """Return what travels of a record."""
-    spec = {name: value for name, value in record.spec.items() if name in TAKEN}
-    limits = spec.get("limits")
-    if isinstance(limits, Mapping):
-        spec["limits"] = {name: value for name, value in limits.items() if name in LIMITS}
     values = {
         "program": record.program,
         "name": record.name,
         "digest": record.digest,
-        "spec": spec,
+        "spec": unplaced(record.spec),
         "submitted": record.submitted,
         "submitter": record.submitter,
         "life": record.life,

@@ -28,6 +28,7 @@ from wasmsr.node.moving.conversation import Conversation
 from wasmsr.node.moving.travel_record import travel_out
 from wasmsr.node.supervision.node_folder import ProgramFolder
 from wasmsr.node.supervision.program_record import STREAMS, ProgramRecord, ProgramStanding
+from wasmsr.node.supervision.submissions import SUFFIX
 from wasmsr.snapshot.live.outgoing import PageBatch
 from wasmsr.wasi.filesystem.mounts import CARRYING
 
@@ -83,8 +84,8 @@ class WorkerProgram:
         )
 
     def module(self, digest: bytes) -> Buffer:
-        """Return the binary of its module."""
-        return mapped(self.path)
+        """Return the binary of one of its modules, which are in one folder, by digest."""
+        return mapped(self.path.with_name(digest.hex() + SUFFIX))
 
     def start(self) -> None:
         """Let it run, unless somebody has asked that it stands."""

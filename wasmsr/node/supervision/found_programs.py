@@ -15,6 +15,8 @@ from wasmsr.node.supervision.node_folder import NodeFolder, ProgramFolder
 from wasmsr.node.supervision.node_program import NodeProgram
 from wasmsr.node.supervision.noted_program import ProgramRules
 from wasmsr.node.supervision.program_record import MovedTo, ProgramRecord, ProgramStanding
+from wasmsr.node.supervision.submissions import all_modules
+from wasmsr.runspec.run_spec import RunSpec
 
 ADOPT_SECONDS = 10.0
 """How long an old worker may take to say hello; it pauses its program first."""
@@ -73,8 +75,9 @@ class FoundPrograms:
             list(pool.map(self._recover_one, found))
         if not self.unreadable:  # their modules are not known
             records = [one.record for one in self.programs.values()]
+            modules = [all_modules(one.digest, RunSpec.read(one.spec)) for one in records]
             self._folder.remove_modules(
-                {one.digest for one in records}
+                {digest for found in modules for digest in found}
                 | {one.snapshot for one in records}
                 | self._moves.waiting_modules()
             )

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,12 @@ from wasmsr.node.supervision.program_record import (
     ProgramStanding,
 )
 from wasmsr.node.supervision.program_table import ProgramTable
-from wasmsr.node.supervision.submissions import checked_run
+from wasmsr.node.supervision.submissions import (
+    all_modules,
+    checked_run,
+    linked_modules,
+    placed,
+)
 from wasmsr.node.workers.confinement import Confinement, HostAccess
 from wasmsr.node.workers.warm_parents import WarmParents
 from wasmsr.node.workers.warm_snapshot import WarmSnapshot
@@ -123,8 +129,11 @@ class NodeSupervisor:
         self.rules.check(record.digest, spec)
         folder.own_carried.mkdir(parents=True, exist_ok=True, mode=0o700)
         access = HostAccess.of(spec, folder.path)
-        carried = os.fspath(folder.own_carried)
-        access = replace(access, writable=(*access.writable, carried))
+        linked = [os.fspath(self.folder.module(one)) for _, one in linked_modules(spec)]
+        access = replace(
+            access, readable=(*access.readable, *linked),
+            writable=(*access.writable, os.fspath(folder.own_carried)),
+        )  # fmt: skip
         begins = record.standing is ProgramStanding.STARTING
         return self._parents.worker(
             self.folder.module(record.digest), record.digest, spec.features, folder.place,
@@ -185,12 +194,14 @@ class NodeSupervisor:
         """Check a program of another node by the node's rules. Raises WasmsrError."""
         self.check(note.run.digest, note.run.run)
 
-    def take_stay(self, note: RunNote, module: bytes, epoch: int) -> NodeProgram:
+    def take_stay(
+        self, note: RunNote, module: Callable[[str], bytes], epoch: int
+    ) -> NodeProgram:
         """Make a program of another node one of this node's, without a worker yet.
 
         Args:
             note: What its owner has noted.
-            module: Its module.
+            module: Returns a module of it by digest.
             epoch: The epoch in which this node owns it.
 
         Raises:
@@ -198,15 +209,16 @@ class NodeSupervisor:
         """
         found = note.run
         self.may_take(note)
-        if not self.folder.module(found.digest).exists():
-            digest = self.folder.take_module([module])
-            if digest != found.digest:
-                raise SubmissionRefused(f"the module in the store is not {found.digest[:12]}")
+        for digest in all_modules(found.digest, found.run):
+            if self.folder.module(digest).exists():
+                continue
+            if self.folder.take_module([module(digest)]) != digest:
+                raise SubmissionRefused(f"the module in the store is not {digest[:12]}")
         self.load(found.digest, found.run.features)
         place = self.folder.program(found.program, epoch, taken=True)
-        path = os.fspath(self.folder.module(found.digest))
         record = ProgramRecord(
-            found.program, found.name, found.digest, {**found.run.as_dict(), "program": path},
+            found.program, found.name, found.digest,
+            placed(found.digest, found.run, self.folder.module),
             found.submitted, found.submitter, standing=ProgramStanding.RESUMABLE,
             changed=time.time(), life=found.life, begins=[list(one) for one in found.begins],
             every=found.every, epoch=epoch, lease=found.lease, stands=found.paused,
@@ -239,11 +251,23 @@ class NodeSupervisor:
             raise SubmissionRefused("the snapshot that came is another one than was named")
         self._check_here("snapshot", digest, self.folder.snapshot)
 
+    def _take_linked(self, run: RunSpec, more: Iterable[tuple[str, bytes]]) -> None:
+        """Take the modules that come besides a program's own; then the node has all of them."""
+        named = {digest for _, digest in linked_modules(run)}
+        for digest, group in groupby(more, itemgetter(0)):
+            if digest not in named:
+                raise SubmissionRefused("a module comes that the program does not name")
+            if self.folder.take_module(piece for _, piece in group) != digest:
+                raise SubmissionRefused("the module that came is another one than was named")
+        for digest in named:
+            self._check_here("module", digest, self.folder.module)
+
     def submit(
         self,
         module: Iterable[bytes] | str,
         spec: Mapping[str, Any],
         *,
+        more: Iterable[tuple[str, bytes]] = (),
         snapshot: str = "",
         state: Iterable[bytes] = (),
         name: str = "",
@@ -259,6 +283,8 @@ class NodeSupervisor:
         Args:
             module: The module's bytes in pieces, or the digest of one that the node has.
             spec: The run, as `RunSpec.as_dict` gives it; the fields of `TAKEN`.
+            more: Pieces of other modules that the run names, each with the module's digest; nothing
+                of those that the node has.
             snapshot: The digest of the snapshot in which the program begins; "" for none.
             state: The bytes of this snapshot in pieces; nothing if the node has it.
             name: What people call it.
@@ -282,6 +308,11 @@ class NodeSupervisor:
             every = every or EVERY
         if fork is not None and not snapshot:
             raise SubmissionRefused("a program goes on in a snapshot, and none is named")
+        if snapshot and fork is None and run.preload:
+            raise SubmissionRefused(
+                "a program of several modules goes on in a snapshot, and is no fork of it",
+                hint="`--goes-on` lets it go on",
+            )
         if self._stopping:
             raise NodeError("the node is being stopped and takes no programs")
         if isinstance(module, str):
@@ -289,6 +320,7 @@ class NodeSupervisor:
             self._check_here("module", digest, self.folder.module)
         else:
             digest = self.folder.take_module(module)
+        self._take_linked(run, more)
         if snapshot:
             self._take_snapshot(snapshot, state)
         path = self.folder.module(digest)
@@ -299,10 +331,9 @@ class NodeSupervisor:
             begins = "" if fork is not None else snapshot
             self._parents.load(path, digest, run.features, self._warm(begins, run))
             # A restored program gets its module here, so `program` is only a name.
-            values = {**run.as_dict(), "program": os.fspath(path)}
             record = ProgramRecord(
-                program, name or digest[:12], digest, values, time.time(), caller,
-                every=every, snapshot=begins, lease=lease,
+                program, name or digest[:12], digest, placed(digest, run, self.folder.module),
+                time.time(), caller, every=every, snapshot=begins, lease=lease,
             )  # fmt: skip
             place = self.folder.program(program)
             record.changed = record.submitted

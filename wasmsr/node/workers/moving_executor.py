@@ -20,6 +20,7 @@ from wasmsr.executor.output.logs import ProgramLog
 from wasmsr.executor.port import ExecutorError
 from wasmsr.interp.modules.ahead import CalledFunctions
 from wasmsr.interp.modules.module import Module
+from wasmsr.library import preloaded
 from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.hosting.host import HostedArrival, Hosting
 from wasmsr.migrate.hosting.hosted_program import HostedProgram
@@ -42,7 +43,7 @@ QUESTIONS = ("begin", "early", "called", "round", "sample", "batches", "files", 
 
 
 class MovingExecutor(LocalExecutor):
-    """An executor whose programs move (`port.MovesPrograms`). It has one module."""
+    """An executor whose programs move (`port.MovesPrograms`). They have one module in common."""
 
     def __init__(
         self,
@@ -135,6 +136,8 @@ class MovingExecutor(LocalExecutor):
         limits = run.machine_limits
         memory = None if limits is None else limits.memory_pages
         logs: dict[str, ProgramLog] = {}
+        # Each once, in the order in which a snapshot has them.
+        modules = {one.digest: one for one in (*preloaded(run).values(), self._only)}
 
         def grants() -> HostGrants:
             streams = [None, logs.get("stdout"), logs.get("stderr")]
@@ -142,14 +145,14 @@ class MovingExecutor(LocalExecutor):
 
         hosting = Hosting(
             grants, known={}, files=self._carried, max_pages=memory, features=run.features,
-            executor=self, compiled=(self._only,),
+            executor=self, compiled=modules.values(),
         )  # fmt: skip
 
         def restore() -> None:
             # The output is complete by now.
             logs.update({name: self._ring(name) for name in ("stdout", "stderr")})
             try:
-                arrival.restore(program, {self._only.digest: b""})
+                arrival.restore(program, dict.fromkeys(modules, b""))
             except BaseException:
                 for log in logs.values():
                     log.close()
@@ -171,7 +174,7 @@ class MovingExecutor(LocalExecutor):
             if own >= 0:
                 os.close(own)
             raise
-        arriving = _Arriving(arrival, self._only.digest, restore, os.dup(end))
+        arriving = _Arriving(arrival, tuple(modules), restore, os.dup(end))
         self._arrivals[program] = arrival, own
 
         def serve() -> None:
@@ -276,9 +279,10 @@ class _Arriving:
     """
 
     def __init__(
-        self, arrival: HostedArrival, digest: bytes, restore: Callable[[], None], end: int
-    ) -> None:
-        self._arrival, self._digest, self._restore = arrival, digest, restore
+        self, arrival: HostedArrival, modules: tuple[bytes, ...], restore: Callable[[], None],
+        end: int,
+    ) -> None:  # fmt: skip
+        self._arrival, self._modules, self._restore = arrival, modules, restore
         self.is_here = False
         self._socket = socket.socket(fileno=end)
         methods: dict[str, Callable[..., Any]] = {
@@ -288,7 +292,7 @@ class _Arriving:
             "place": arrival.place,
             "early": arrival.early,
             "called": self.called,
-            "prepare": lambda: arrival.prepare({digest: b""}),
+            "prepare": lambda: arrival.prepare(dict.fromkeys(modules, b"")),
             "feed": arrival.feed,
             "repeat": arrival.repeat,
             "finish": arrival.finish,
@@ -304,8 +308,8 @@ class _Arriving:
     def called(
         self, module: bytes, deterministic: bool, metered: bool, native: bool, functions: bytes
     ) -> None:
-        if module != self._digest:
-            raise ValueError("functions of another module than the worker's")
+        if module not in self._modules:
+            raise ValueError("functions of another module than the program's")
         found = array("I", functions)
         called = CalledFunctions(module, deterministic, metered, native, found)
         self._arrival.called(called, b"")

@@ -18,7 +18,7 @@ from wasmsr.rpc import channel
 from wasmsr.rpc.control import control_messages as messages
 from wasmsr.rpc.control.client_values import DrainReport, LogPiece, MoveEvent, SavedProgram
 from wasmsr.rpc.control.program_info import ProgramInfo, program_in
-from wasmsr.rpc.control.sent_files import take_file
+from wasmsr.rpc.control.sent_files import take_file, with_modules
 
 # After `channel`, which sets how loud it is.
 import grpc  # type: ignore[import-untyped]  # isort: skip
@@ -207,7 +207,8 @@ class Node:
             module: The module, its bytes, or the path of its file (binary or text).
             spec: The run: arguments, environment, folders of the node's host, limits; the fields
                 `args`, `own_name`, `own_args`, `invoke`, `env`, `mounts`, `listen`, `limits`,
-                `features`, `deterministic` and `on_changed` of `RunSpec`.
+                `features`, `deterministic`, `on_changed` and `preload` of `RunSpec`. The files of
+                `preload` are sent along.
             name: What to call it.
             every: Seconds between checkpoints; None leaves that to the node.
             from_snapshot: A snapshot file of this module. The program begins in its state, as a
@@ -232,10 +233,9 @@ class Node:
             name = name or os.path.basename(os.fspath(module))
             module = Module.from_file(module)
         binary = module.binary if isinstance(module, Module) else module
-        given = {} if spec is None else spec if isinstance(spec, Mapping) else spec.as_dict()
-
+        given, more = with_modules(_spec(spec))
         begin = messages.SubmitBegin(
-            spec=json.dumps(dict(given)), name=name, every=every or 0, lease=_terms(lease),
+            spec=json.dumps(given), name=name, every=every or 0, lease=_terms(lease),
             goes_on=goes_on, fork=fork,
         )  # fmt: skip
         if from_snapshot is not None:
@@ -251,15 +251,18 @@ class Node:
 
         def requests() -> Iterator[Any]:
             yield messages.SubmitRequest(begin=begin)
-            view = memoryview(binary)
-            for at in range(0, len(view), PIECE):
-                yield messages.SubmitRequest(piece=bytes(view[at : at + PIECE]))
+            for piece in _pieces(binary):
+                yield messages.SubmitRequest(piece=piece)
+            for digest, other in more.items():
+                for piece in _pieces(other):
+                    part = messages.ModulePiece(digest=digest, piece=piece)
+                    yield messages.SubmitRequest(more=part)
             if from_snapshot is not None:
                 with open(from_snapshot, "rb") as file:
                     while piece := file.read(PIECE):
                         yield messages.SubmitRequest(state=piece)
 
-        size = len(binary) + (0 if from_snapshot is None else os.path.getsize(from_snapshot))
+        size = sum(map(len, (binary, *more.values()))) + (0 if from_snapshot is None else os.path.getsize(from_snapshot))
         return program_in(self._ask("Submit", requests(), size).program)
 
     def submit_known(
@@ -278,7 +281,7 @@ class Node:
 
         Args:
             module: SHA-256 of the module in hexadecimal digits, as in `ProgramInfo.module`.
-            spec: As for `submit`.
+            spec: As for `submit`; each `preload` is NAME=DIGEST.
             snapshot: The same of the snapshot in which it begins; "" for none.
             name: What to call it.
             every: As for `submit`.
@@ -290,9 +293,8 @@ class Node:
             SubmissionRefused: The node has not the files.
             WasmsrError: As for `submit`.
         """
-        given = {} if spec is None else spec if isinstance(spec, Mapping) else spec.as_dict()
         begin = messages.SubmitBegin(
-            spec=json.dumps(dict(given)), name=name, every=every or 0, digest=module,
+            spec=json.dumps(_spec(spec)), name=name, every=every or 0, digest=module,
             snapshot=snapshot, lease=_terms(lease), goes_on=goes_on, fork=fork,
         )  # fmt: skip
         reply = self._ask("Submit", [messages.SubmitRequest(begin=begin)])
@@ -494,6 +496,18 @@ class Node:
     def inspect(self, program: str) -> ProgramInfo:
         """Return a program with `details`: its run, figures, its call stack."""
         return self._program("Inspect", program)
+
+
+def _spec(spec: RunSpec | Mapping[str, Any] | None) -> dict[str, Any]:
+    if spec is None:
+        return {}
+    return dict(spec) if isinstance(spec, Mapping) else spec.as_dict()
+
+
+def _pieces(binary: bytes) -> Iterator[bytes]:
+    view = memoryview(binary)
+    for at in range(0, len(view), PIECE):
+        yield bytes(view[at : at + PIECE])
 
 
 def _terms(lease: Mapping[str, Any] | None) -> str:

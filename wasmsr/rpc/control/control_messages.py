@@ -45,6 +45,7 @@ def _control(name: str) -> Any:
 
 InfoRequest, InfoReply = _control("InfoRequest"), _control("InfoReply")
 SubmitBegin, SubmitRequest = _control("SubmitBegin"), _control("SubmitRequest")
+ModulePiece = _control("ModulePiece")
 SubmitReply, ProgramMessage = _control("SubmitReply"), _control("Program")
 SavePointMessage = _control("SavePoint")
 ListRequest, ListReply = _control("ListRequest"), _control("ListReply")

@@ -322,6 +322,7 @@ class _Calls:
         program = self._node.submit(
             begin.digest or parts.of("piece"),
             spec,
+            more=parts.more(),
             snapshot=begin.snapshot,
             state=parts.of("state"),
             name=name,
@@ -419,7 +420,7 @@ def _object(text: str, what: str) -> dict[str, Any]:
 
 
 class _Pieces:
-    """The pieces of a submission: those of the module, and then those of the snapshot."""
+    """The pieces of a submission: of the module, of other modules, and of the snapshot."""
 
     def __init__(self, requests: Iterator[Any]) -> None:
         self._requests = requests
@@ -427,16 +428,26 @@ class _Pieces:
 
     def of(self, part: str) -> Iterator[bytes]:
         """Yield the pieces up to the first message of another part. Raises SubmissionRefused."""
+        return (getattr(request, part) for request in self._of(part))
+
+    def more(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the pieces of other modules, each with the module's digest."""
+        return ((request.more.digest, request.more.piece) for request in self._of("more"))
+
+    def _of(self, part: str) -> Iterator[Any]:
         while True:
             request, self._next = self._next or next(self._requests, None), None
             if request is None:
                 return
             found = request.WhichOneof("part")
-            if found not in ("piece", "state") or len(getattr(request, found)) > PIECE:
+            size = len(request.more.piece) if found == "more" else 0
+            if found in ("piece", "state"):
+                size = len(getattr(request, found))
+            if found not in ("piece", "more", "state") or size > PIECE:
                 raise SubmissionRefused(
-                    f"pieces of at most {PIECE} bytes of the module or the snapshot were expected"
+                    f"pieces of at most {PIECE} bytes of modules or the snapshot were expected"
                 )
             if found != part:
                 self._next = request
                 return
-            yield getattr(request, found)
+            yield request

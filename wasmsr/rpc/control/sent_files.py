@@ -1,14 +1,16 @@
-"""Files that a node sends: they come in pieces, and are written whole or not at all."""
+"""Files that go to a node or come from one: modules; and what it sends, whole or not at all."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import IO, Any, Final
 
+from wasmsr.interp.modules.module import MAGIC, assemble
 from wasmsr.node.failures import NodeAway, NodeBusy
 
 AGAIN_SECONDS: Final = 0.1
@@ -69,4 +71,28 @@ def _take(
         raise NodeAway(f"the node {address} gave no whole file")
 
 
-__all__ = ["take_file"]
+def with_modules(spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return a run that names further modules by digest, and these modules by digest.
+
+    Args:
+        spec: The run; each `preload` is NAME=FILE, with a file of this host.
+
+    Raises:
+        OSError: A file cannot be read.
+        MalformedError: It is text, and no module.
+    """
+    found: dict[str, bytes] = {}
+    named: list[str] = []
+    for text in spec.get("preload") or ():
+        name, _, file = str(text).partition("=")
+        with open(file, "rb") as opened:
+            data = opened.read()
+        # The node decodes it, in a worker.
+        binary = data if data.startswith(MAGIC) else assemble(data, file)
+        digest = hashlib.sha256(binary).hexdigest()
+        found[digest] = binary
+        named.append(f"{name}={digest}")
+    return ({**spec, "preload": named} if named else dict(spec)), found
+
+
+__all__ = ["take_file", "with_modules"]
