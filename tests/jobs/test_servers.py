@@ -541,6 +541,61 @@ def test_what_no_server_has_taken_is_sent_by_the_next_process(
 
 
 @pytest.mark.full
+def test_what_no_server_shows_at_first_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that began it and its server may have been lost together."""
+    monkeypatch.setattr(server_execution, "AGAIN_SECONDS", 0.02)
+    (tmp_path / "node").mkdir()
+    here = Here(tmp_path / "node")
+    given = until_stopped(tmp_path, "a", slow=1000, execution_dir=str(tmp_path / "shared" / "a"))
+
+    def recovered(executor: ServerExecutor, errors: list[JobError]) -> threading.Thread:
+        def recover() -> None:
+            try:
+                executor.recover(given)
+            except JobError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=recover)
+        thread.start()
+        until(lambda: thread.is_alive() and asked)
+        return thread
+
+    with ServerExecutor(tmp_path / "shared", Node, [here.address]) as first:
+        first.start(given)
+        until(lambda: written(first, "a"))
+        first.leave()
+    programs, asked = here.supervisor.programs, list[str]()
+
+    def none() -> list[Any]:
+        asked.append("once more")
+        return []
+
+    here.supervisor.programs = none  # type: ignore[method-assign]
+    errors: list[JobError] = []
+    with ServerExecutor(tmp_path / "shared", Node, [here.address]) as second:
+        thread = recovered(second, errors)
+        second.cancel("a")
+        thread.join(60)
+        assert errors[0].code == "ExecutionAlreadyCancelled"
+    with ServerExecutor(tmp_path / "shared", Node, [here.address]) as third:
+        thread = recovered(third, errors)
+        del here.supervisor.programs
+        thread.join(60)
+        assert third.describe("a").state == "running" and len(errors) == 1
+        third.leave()
+    here.supervisor.programs = none  # type: ignore[method-assign]
+    monkeypatch.setattr(server_execution, "GONE_SECONDS", 0.3)
+    with ServerExecutor(tmp_path / "shared", Node, [here.address]) as fourth:
+        with pytest.raises(JobError, match="no server has the execution") as caught:
+            fourth.recover(given)
+        assert caught.value.code == "ExecutionNotFound"
+    here.supervisor.programs = programs  # type: ignore[method-assign]
+    here.end()
+
+
+@pytest.mark.full
 def test_places_of_an_execution_that_has_ended_are_given_back(
     executor: ServerExecutor, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from tests.node.test_leases import Leasing
 from tests.node.test_node import Here
 from wasmsr import Node
 from wasmsr.executor.output.rings import ring_bounds
+from wasmsr.jobs import JobError
 from wasmsr.jobs.execution.archive import ExecutionArchive
 from wasmsr.jobs.execution.requests import ExecutionFolder
 from wasmsr.jobs.servers import steered_execution
@@ -71,6 +72,10 @@ def test_held_output_of_a_leased_execution_is_saved_too(
             with ExecutionArchive(tmp_path / "saved") as archive:
                 assert archive.about.log > 160
             executor.cancel("a")
+            restarted = request(tmp_path, "b", text, on_loss="restart")
+            with pytest.raises(JobError, match="cannot begin at its beginning") as caught:
+                executor.restore(tmp_path / "saved", "b", request=restarted)
+            assert "onLoss: restore" in (caught.value.hint or "")
     finally:
         server.stop(0)
         for supervisor in world.nodes.values():

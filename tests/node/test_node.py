@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import tarfile
@@ -26,6 +27,7 @@ from wasmsr.node.failures import (
     SubmissionRefused,
     WrongState,
 )
+from wasmsr.node import kept_snapshots
 from wasmsr.node.supervision.node_rules import NodeRules
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.rpc.control import control_messages as messages
@@ -216,6 +218,33 @@ def test_a_node_that_sends_as_many_files_as_it_may_is_asked_again(
     finally:
         go_on.set()
         here.end()
+
+
+@pytest.mark.full
+def test_snapshots_in_which_programs_go_on_do_not_stay(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is as large as a program. That of a fork stays, as long as the node shows the fork."""
+    monkeypatch.setattr(kept_snapshots, "UNUSED", 1)
+    (tmp_path / "module.wasm").write_bytes(counting(10**7, SLOW))
+    first = here.node.submit(tmp_path / "module.wasm")
+    digests = []
+    for number in range(3):
+        file = tmp_path / f"saved-{number}"
+        until(lambda: size(here.node, first) > 9 * number)  # noqa: B023
+        here.node.snapshot(first.program, file)
+        digests.append(hashlib.sha256(file.read_bytes()).hexdigest())
+    assert len(set(digests)) == 3
+    here.node.submit(tmp_path / "module.wasm", from_snapshot=tmp_path / "saved-0")
+    for number in (1, 2):
+        file = tmp_path / f"saved-{number}"
+        here.node.submit(tmp_path / "module.wasm", from_snapshot=file, goes_on=True)
+    left = {one.stem for one in (here.folder / "state" / "snapshots").iterdir()}
+    assert left == {digests[0], digests[2]}
+    known = [one.module for one in here.node.ps()][0]
+    here.node.submit_known(known, snapshot=digests[2], goes_on=True)
+    with pytest.raises(SubmissionRefused, match="the node has no snapshot"):
+        here.node.submit_known(known, snapshot=digests[1], goes_on=True)
 
 
 def test_results_of_an_export_are_output(here: Here) -> None:

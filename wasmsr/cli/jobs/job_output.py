@@ -104,7 +104,8 @@ def snapshot(job: str, file: str, state_dir: str | None, as_json: bool) -> None:
     """Carry out the command; SNAPSHOT is its help text."""
     with open_jobs(state_dir) as client:
         run = client.execution(job)
-        client.ask("snapshot", run.id, str(Path(file).absolute()))
+        # However large it is: the file comes, also if nobody waits for it.
+        client.ask("snapshot", run.id, str(Path(file).absolute()), None)
     if as_json:
         print_object({"execution": run.id, "file": file})
     else:

@@ -28,7 +28,8 @@ from wasmsr.jobs.preparing.guest_files import filesystem_error
 from wasmsr.jobs.preparing.modules import memory_pages
 from wasmsr.jobs.preparing.prepared import Prepared, start_error
 from wasmsr.jobs.servers.copied_log import log_sizes
-from wasmsr.jobs.servers.job_servers import JobServers
+from wasmsr.jobs.servers import server_execution
+from wasmsr.jobs.servers.job_servers import JobServers, Place
 from wasmsr.jobs.servers.server_files import begin_file
 from wasmsr.jobs.servers.server_execution import ServerExecution
 from wasmsr.jobs.servers.server_mover import ServerMover
@@ -149,6 +150,13 @@ class ServerExecutor(JobExecutor):
         files = self._checker.files(request, folder)
         prepared = self._checker.prepared(request, folder, files)
         spec_for(prepared)
+        if self._lease is not None and request.on_loss == "restart":
+            raise JobError(
+                "SpecError",
+                f"{printable(request.execution_id)} goes on in a file, so it cannot begin at its "
+                "beginning when its server is lost",
+                hint="onLoss: restore lets another server go on from its last save point",
+            )
         try:
             files.make(folder)
             write_request(folder, request)
@@ -208,23 +216,45 @@ class ServerExecutor(JobExecutor):
         files = self._checker.files(request, folder)
         prepared = self._checker.prepared(request, folder, files)
         execution = ServerExecution(prepared, self._servers, self._first, self._note)
-        replaced = ServerNote.read(folder, 0).replaced
-        try:
-            found = self._servers.find(execution.name, replaced)
-        except NodeAway:
-            pass  # it may be there: it is looked for again and again
-        else:
-            if found is None:
-                raise JobError(
-                    "ExecutionNotFound",
-                    f"no server has the execution {printable(request.execution_id)}",
-                )
+        with suppress(NodeAway):  # it may be there: it is looked for again and again
+            found = self._found(execution, ServerNote.read(folder, 0))
             execution.server = found[0]
             if self._placement is not None and not found[1].is_final:
                 with suppress(JobError):  # a server that Ray has lost may still run it
                     execution.take(self._placement.reserve(request, at=execution.server))
         execution.again(self._lease)
+        if execution.id in self._unwanted:  # it was cancelled as it was looked for
+            self._unwanted.discard(execution.id)
+            with suppress(WasmsrError):
+                execution.cancel()
         return execution
+
+    def _found(self, execution: ServerExecution, noted: ServerNote) -> Place:
+        """Return where an execution is that another process has begun.
+
+        If no server shows it, one may have the question for it still before it, or workers of a
+        folder that it has lost. They are given as much time as while an execution is watched.
+
+        Raises:
+            NodeAway: A server that may have it cannot be asked.
+            JobError: ExecutionNotFound, none has it; or it is not wanted any more.
+            ExecutorLeft: This executor is ended meanwhile.
+        """
+        id = execution.id
+        seconds = server_execution.GONE_SECONDS if noted.seen else server_execution.ABSENT_SECONDS
+        end = time.monotonic() + seconds
+        while (found := self._servers.find(execution.name, noted.replaced)) is None:
+            if self._left:
+                raise ExecutorLeft(f"the executor of the execution {printable(id)} was ended")
+            if id in self._unwanted:
+                self._unwanted.discard(id)
+                raise _cancelled(id)
+            if time.monotonic() >= end:
+                raise JobError(
+                    "ExecutionNotFound", f"no server has the execution {printable(id)}"
+                )
+            time.sleep(server_execution.AGAIN_SECONDS)
+        return found
 
     def _reserve(self, request: ExecutionRequest) -> ServerPlace:
         """Return a place for an execution; it may wait for one. Raises JobError, ExecutorLeft."""
@@ -238,9 +268,7 @@ class ServerExecutor(JobExecutor):
         except Unwanted as error:
             if self._left:
                 raise ExecutorLeft(error.message) from None
-            raise JobError(
-                "ExecutionAlreadyCancelled", f"the execution {printable(id)} was cancelled"
-            ) from None
+            raise _cancelled(id) from None
         finally:
             self._unwanted.discard(id)
 
@@ -332,6 +360,11 @@ class ServerExecutor(JobExecutor):
         found: object = self._running(id, what)
         assert isinstance(found, ServerExecution)
         return found
+
+
+def _cancelled(id: str) -> JobError:
+    """Return the error for an execution that was cancelled before it ran, or was found."""
+    return JobError("ExecutionAlreadyCancelled", f"the execution {printable(id)} was cancelled")
 
 
 def _not_taken(error: WasmsrError) -> JobError:

@@ -241,16 +241,22 @@ class JobClient:
         return going[0] if going else found[-1]
 
     def ask(
-        self, kind: str, execution: str, argument: str = "", seconds: float = STOP_SECONDS
+        self, kind: str, execution: str, argument: str = "", seconds: float | None = STOP_SECONDS
     ) -> None:
         """Have the process that runs the jobs do something with an execution.
+
+        Args:
+            kind: What; see `answering.ARGUMENTS`.
+            execution: The execution's id.
+            argument: Where it is saved, or moved.
+            seconds: How long the answer may take; None for as long as it takes.
 
         Raises:
             JobError: It cannot, or does not answer.
         """
         number = self.jobs.ask(kind, execution, argument)
         self.home.serve()
-        deadline = time.monotonic() + seconds
+        deadline = float("inf") if seconds is None else time.monotonic() + seconds
         for _ in self.changes():
             answer = self.jobs.answered(number)
             if answer is not None:

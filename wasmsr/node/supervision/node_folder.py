@@ -204,6 +204,16 @@ class NodeFolder:
         """Keep a snapshot, as `take_module` keeps a module."""
         return self._take("snapshot", self.snapshot, pieces, most)
 
+    def trim_snapshots(self, kept: set[str], most: int) -> None:
+        """Remove the oldest snapshots besides these, until there are so many of them at most."""
+        found: list[tuple[float, Path]] = []
+        for path in (self.path / "snapshots").glob("*.snapshot"):
+            with suppress(FileNotFoundError):
+                if path.stem not in kept:
+                    found.append((path.stat().st_mtime, path))
+        for _, path in sorted(found)[: max(0, len(found) - most)]:
+            path.unlink(missing_ok=True)
+
     def _take(
         self, what: str, place: Callable[[str], Path], pieces: Iterable[bytes], most: int
     ) -> str:

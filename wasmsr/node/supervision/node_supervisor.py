@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, groupby
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from wasmsr.migrate.decisions.leased_movable import LeasedMovable
 from wasmsr.migrate.events import Event
 from wasmsr.migrate.protocol import Ending
 from wasmsr.node.failures import NodeError, SubmissionRefused, WrongState
+from wasmsr.node.kept_snapshots import KeptSnapshots
 from wasmsr.node.leases.lease_notes import RunNote
 from wasmsr.node.leases.lease_terms import EVERY, LeaseTerms
 from wasmsr.node.leases.node_leases import NodeLeases
@@ -79,6 +80,9 @@ class NodeSupervisor:
         self._parents = WarmParents()
         self._table = ProgramTable(self._arriving, lambda program: self.moves.forget(program))
         self._stopping = False
+        self._snapshots = KeptSnapshots(
+            self.folder, lambda: {one.record.snapshot for one in self._table.all()}
+        )
         try:
             self.moves = NodeMoves(self, rules.peer, rules.register)
         except BaseException:
@@ -243,16 +247,20 @@ class NodeSupervisor:
         if not re.fullmatch(r"[0-9a-f]{64}", digest) or not place(digest).exists():
             raise SubmissionRefused(f"the node has no {what} {printable(digest)[:64]}")
 
-    def _take_snapshot(self, digest: str, pieces: Iterable[bytes]) -> None:
-        """Take the snapshot that was named, unless nothing of it comes and the node has it."""
-        pieces = iter(pieces)
-        first = next(pieces, None)
-        if first is not None and self.folder.take_snapshot(chain([first], pieces)) != digest:
-            raise SubmissionRefused("the snapshot that came is another one than was named")
-        self._check_here("snapshot", digest, self.folder.snapshot)
+    def _take_modules(
+        self, module: Iterable[bytes] | str, run: RunSpec, more: Iterable[tuple[str, bytes]]
+    ) -> str:
+        """Take the modules of a program that come, and return the digest of its own.
 
-    def _take_linked(self, run: RunSpec, more: Iterable[tuple[str, bytes]]) -> None:
-        """Take the modules that come besides a program's own; then the node has all of them."""
+        Raises:
+            SubmissionRefused: One that is named neither comes nor is here, or others come.
+            OSError: One cannot be written.
+        """
+        if isinstance(module, str):
+            own = module
+            self._check_here("module", own, self.folder.module)
+        else:
+            own = self.folder.take_module(module)
         named = {digest for _, digest in linked_modules(run)}
         for digest, group in groupby(more, itemgetter(0)):
             if digest not in named:
@@ -261,6 +269,7 @@ class NodeSupervisor:
                 raise SubmissionRefused("the module that came is another one than was named")
         for digest in named:
             self._check_here("module", digest, self.folder.module)
+        return own
 
     def submit(
         self,
@@ -306,6 +315,38 @@ class NodeSupervisor:
         if lease is not None:
             self._check_lease(lease, run, snapshot)
             every = every or EVERY
+        self._check_begin(run, snapshot, fork)
+        program = program or secrets.token_hex(ID_BYTES)
+        with self._snapshots.using(snapshot):
+            digest = self._take_modules(module, run, more)
+            if snapshot:
+                self._snapshots.take(snapshot, state)
+                self._check_here("snapshot", snapshot, self.folder.snapshot)
+            self.rules.admit(program, caller, digest, run)
+            try:
+                # One that goes on is alone in its snapshot: nothing is held for others.
+                begins = "" if fork is not None else snapshot
+                warm = self._warm(begins, run)
+                self._parents.load(self.folder.module(digest), digest, run.features, warm)
+                # A restored program gets its module here, so `program` is only a name.
+                record = ProgramRecord(
+                    program, name or digest[:12], digest, placed(digest, run, self.folder.module),
+                    time.time(), caller, every=every, snapshot=begins, lease=lease,
+                )  # fmt: skip
+                place = self.folder.program(program)
+                record.changed = record.submitted
+                record.write(place.record)
+                made = NodeProgram(record, place, self._kept, self.worker)
+                saved = None if fork is None else self.folder.snapshot(snapshot)
+                self._begin(made, saved, fork or 0, wanted)
+            except BaseException:
+                self.rules.leave(program)
+                raise
+        self._table.forget_old()
+        return program
+
+    def _check_begin(self, run: RunSpec, snapshot: str, fork: int | None) -> None:
+        """Check that a program can begin as it is to. Raises NodeError."""
         if fork is not None and not snapshot:
             raise SubmissionRefused("a program goes on in a snapshot, and none is named")
         if snapshot and fork is None and run.preload:
@@ -315,37 +356,6 @@ class NodeSupervisor:
             )
         if self._stopping:
             raise NodeError("the node is being stopped and takes no programs")
-        if isinstance(module, str):
-            digest = module
-            self._check_here("module", digest, self.folder.module)
-        else:
-            digest = self.folder.take_module(module)
-        self._take_linked(run, more)
-        if snapshot:
-            self._take_snapshot(snapshot, state)
-        path = self.folder.module(digest)
-        program = program or secrets.token_hex(ID_BYTES)
-        self.rules.admit(program, caller, digest, run)
-        try:
-            # One that goes on is alone in its snapshot: nothing is held for others.
-            begins = "" if fork is not None else snapshot
-            self._parents.load(path, digest, run.features, self._warm(begins, run))
-            # A restored program gets its module here, so `program` is only a name.
-            record = ProgramRecord(
-                program, name or digest[:12], digest, placed(digest, run, self.folder.module),
-                time.time(), caller, every=every, snapshot=begins, lease=lease,
-            )  # fmt: skip
-            place = self.folder.program(program)
-            record.changed = record.submitted
-            record.write(place.record)
-            made = NodeProgram(record, place, self._kept, self.worker)
-            saved = None if fork is None else self.folder.snapshot(snapshot)
-            self._begin(made, saved, fork or 0, wanted)
-        except BaseException:
-            self.rules.leave(program)
-            raise
-        self._table.forget_old()
-        return program
 
     def _begin(
         self, made: NodeProgram, saved: Path | None, fork: int, wanted: Callable[[], bool]
