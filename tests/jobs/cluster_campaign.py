@@ -28,6 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests.jobs.judging import carry_out, wrong_counts, wrong_end
 from tests.jobs.served import jobs_served
 from tests.jobs.server_campaign import ServerRun
 from tests.node.programs import COUNT, lines
@@ -204,22 +205,17 @@ class ClusterRun(ServerRun):
         if run.state == "Cancelled":  # one of a job that stays
             if data != whole[: len(data)]:
                 self.wrong.append(f"{run.id} was cancelled and has other lines")
-        elif run.exit_code != code or data != whole:
-            self.wrong.append(
-                f"{run.id} is {run.state}, code {run.exit_code} (not {code}), {len(data)} bytes "
-                f"(not {len(whole)}): {run.message}"
-            )
+        else:
+            self.wrong += wrong_end(
+                run.id, run.exit_code, data, expected=(code, whole),
+                said=f"{run.state}: {run.message}",
+            )  # fmt: skip
 
     def _check_ends(self) -> int:
         """Note executions that have ended on more than one server; return how many there were."""
-        ended: dict[str, int] = {}
-        for shell in self.shells:
-            with self.client(shell) as node:
-                for one in node.ps():
-                    ended.setdefault(one.name, 0)
-                    ended[one.name] += one.standing == "ended"
-        self.wrong += [f"{name} ended {many} times" for name, many in ended.items() if many > 1]
-        return len(ended)
+        count, wrong = wrong_counts(self.listed())
+        self.wrong += wrong
+        return count
 
     # ---- faults ----------------------------------------------------------------------------------
 
@@ -333,18 +329,7 @@ def main() -> int:
     )
     given = vars(parser.parse_args())
     path, runs = given.pop("file"), given.pop("runs")
-    begin = 0
-    if path.exists():
-        found = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        begin = max((one["number"] + 1 for one in found if one["seed"] == given["seed"]), default=0)
-    wrong = 0
-    with open(path, "a", encoding="utf-8") as file:
-        for line in campaign(range(begin, runs), **given):
-            print(json.dumps(line), file=file, flush=True)
-            print(json.dumps(line), flush=True)
-            wrong += len(line["wrong"])
-    print(f"{wrong} wrong")
-    return 1 if wrong else 0
+    return carry_out(path, runs, given["seed"], lambda numbers: campaign(numbers, **given))
 
 
 if __name__ == "__main__":

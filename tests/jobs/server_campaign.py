@@ -5,14 +5,14 @@
 Each run has three nodes with one register (etcd where it is installed, SQLite otherwise) and one
 store, and leased executions of jobs: some count, some exit with a code, some trap. One server at a
 time is killed, with or without its workers, and started again after some seconds, or it is frozen
-for two leases. A run is right if each job ends exactly once, with its own code, and if its log has
-each line once. One line of JSON a run goes to the file; a run that it has is not made again.
+for two leases. A run is right if each job ends exactly once, with its own code, and if its log and
+the file of its output have each line once. One line of JSON a run goes to the file; a run that it
+has is not made again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import signal
 import sys
@@ -23,6 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests.jobs.judging import carry_out, wrong_counts, wrong_end
 from tests.jobs.programs import COUNTER, numbers, request
 from tests.node.lease_campaign import EVERY, LEASE, LeaseRun
 from tests.node.test_commands import Shell
@@ -33,7 +34,9 @@ from wasmsr.jobs.engines.engine_plan import PlannedServer
 from wasmsr.jobs.execution.requests import ExecutionRequest
 from wasmsr.jobs.executor import JobExecutor
 from wasmsr.jobs.servers.server_executor import ServerExecutor
+from wasmsr.jobs.servers.server_run import OURS
 from wasmsr.jobs.servers.spread_placement import SpreadPlacement, SpreadReservation
+from wasmsr.rpc.control.program_info import ProgramInfo
 
 SLOW = 1_500_000
 """Turns of a loop before each line."""
@@ -125,6 +128,7 @@ class ServerRun(LeaseRun):
                         job_text(lines, code),
                         snapshot_every=EVERY,
                         on_loss="restore",
+                        outputs=[{"name": "out", "path": "/outputs"}],
                     )
                 )
             for _ in range(self.faults):
@@ -142,23 +146,24 @@ class ServerRun(LeaseRun):
         except (StillRuns, JobError) as error:
             self.wrong.append(f"{id}: {error}")
             return
-        if result.exit_code != code:
-            self.wrong.append(f"{id}: exit code {result.exit_code}, not {code}: {result.error}")
-        data = (executor.folder / id / "results" / "stdout").read_bytes()
-        if data != numbers(lines):
-            self.wrong.append(f"{id}: {len(data)} bytes of output, not {8 * lines}, or others")
+        results, expected = executor.folder / id / "results", (code, numbers(lines))
+        for name in ("stdout", "out/numbers"):
+            data = (results / name).read_bytes() if (results / name).exists() else b""
+            self.wrong += wrong_end(
+                f"{id} {name}", result.exit_code, data, expected=expected, said=result.error
+            )
 
     def check_once(self, ids: list[str]) -> None:
         """Note jobs that have not ended on exactly one server."""
-        ended: dict[str, int] = dict.fromkeys(ids, 0)
+        self.wrong += wrong_counts(self.listed(), [OURS + id for id in ids])[1]
+
+    def listed(self) -> list[ProgramInfo]:
+        """Return what all servers list."""
+        found: list[ProgramInfo] = []
         for shell in self.shells:
             with self.client(shell) as node:
-                for one in node.ps():
-                    if one.standing == "ended":
-                        ended[one.name.removeprefix("job.")] += 1
-        self.wrong += [
-            f"{id}: ended on {count} servers" for id, count in ended.items() if count != 1
-        ]
+                found += node.ps()
+        return found
 
     def fault(self) -> str:
         """Let one server be lost for a while; return how."""
@@ -205,20 +210,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=10)
     parser.add_argument("--faults", type=int, default=3)
     options = parser.parse_args()
-    begin = 0
-    if options.file.exists():
-        found = map(json.loads, options.file.read_text(encoding="utf-8").splitlines())
-        begin = max((one["number"] + 1 for one in found if one["seed"] == options.seed), default=0)
-    wrong = 0
-    with open(options.file, "a", encoding="utf-8") as file:
-        for line in campaign(
-            range(begin, options.runs), options.jobs, options.faults, options.seed
-        ):
-            print(json.dumps(line), file=file, flush=True)
-            print(json.dumps(line), flush=True)
-            wrong += len(line["wrong"])
-    print(f"{wrong} wrong")
-    return 1 if wrong else 0
+    return carry_out(
+        options.file, options.runs, options.seed,
+        lambda numbers: campaign(numbers, options.jobs, options.faults, options.seed),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

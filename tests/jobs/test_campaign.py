@@ -5,13 +5,51 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.jobs import server_campaign
+from tests.jobs import judging, server_campaign
 from tests.jobs.campaign import JOBS, run
+
+
+def test_what_campaigns_find_wrong() -> None:
+    expected = (7, b"1\n2\n3\n")
+    assert judging.wrong_end("a", 7, b"1\n2\n3\n", expected=expected) == []
+    assert judging.wrong_end("a", 0, b"1\n2\n4\n", expected=expected, said="why") == [
+        "a: code 0 (not 7), 6 bytes (not 6), equal up to 4: why"
+    ]
+    (cut,) = judging.wrong_end("a", 7, b"1\n", expected=expected)
+    assert "2 bytes (not 6), equal up to 2" in cut
+    programs = [
+        SimpleNamespace(name=name, standing=standing)
+        for name, standing in (("a", "ended"), ("a", "moved"), ("b", "ended"), ("b", "ended"),
+                               ("c", "killed"))
+    ]  # fmt: skip
+    assert judging.wrong_counts(programs) == (3, ["b ended 2 times"])
+    assert judging.wrong_counts(programs, ["a", "c", "d"]) == (
+        3, ["b ended 2 times", "c did not end", "d did not end"],
+    )  # fmt: skip
+
+
+def test_a_campaign_goes_on_after_the_runs_that_it_has(tmp_path: Path) -> None:
+    """A line that a killed process has left half is made again; other seeds are other runs."""
+    file, made = tmp_path / "file", list[int]()
+
+    def campaign(numbers: range) -> Iterator[judging.Line]:
+        for number in numbers:
+            made.append(number)
+            yield {"number": number, "seed": 1, "wrong": ["it"] * (number == 3)}
+
+    assert judging.carry_out(file, 2, 1, campaign) == 0
+    with open(file, "a", encoding="utf-8") as opened:
+        opened.write('{"number": 9, "seed": 2, "wrong": []}\n{"number": 2, "se')
+    assert judging.carry_out(file, 4, 1, campaign) == 1
+    assert made == [0, 1, 2, 3] and judging.earlier(file, 2) == 10
+    assert judging.carry_out(file, 4, 1, campaign) == 0
 
 
 @pytest.mark.full
