@@ -167,13 +167,14 @@ def test_workers_that_are_lost_again_and_again(executor: ServerExecutor, tmp_pat
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("on_loss", ["restart", "fail"])
+@pytest.mark.parametrize(("on_loss", "late"), [("restart", ""), ("restart", "late"), ("fail", "")])
 def test_a_server_that_has_lost_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_loss: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_loss: str, late: str
 ) -> None:
     """No server has the program any more: it begins again, also if the first answer is lost.
 
     If the server has its folder again, the program that runs there is ended: there are never two.
+    Also if that is late, when the execution has ended.
     """
     monkeypatch.setattr(server_execution, "GONE_SECONDS", 0.1)
     monkeypatch.setattr(server_execution, "ABSENT_SECONDS", 0.1)
@@ -204,7 +205,13 @@ def test_a_server_that_has_lost_its_folder(
         else:
             until(lambda: [one.standing for one in here.node.ps()] == ["running"])
             assert len(deaf) == 3 and program.standing is ProgramStanding.RUNNING
+            if late:
+                executor.cancel("a")
+                assert executor.wait("a", 60).error == "cancelled"
             del here.supervisor.programs
+            if late:
+                until(lambda: [one.standing for one in here.node.ps()] == ["killed"] * 2)
+                return here.end()
             until(lambda: [one.standing for one in here.node.ps()] == ["killed", "running"])
             stop(executor.folder / "a")
             assert executor.wait("a", 60).error == ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from typing import Final
 
 from wasmsr.errors import WasmsrError, printable
@@ -35,6 +36,8 @@ class JobServers:
         self._open: dict[str, JobServer] = {}
         self._shown: dict[str, dict[str, list[ProgramOnServer]] | None] = {}
         """By address what the node has, by name; None as long as it is away."""
+        self._replaced: dict[str, set[str]] = {}
+        self._ending = set[str]()
         self._closed = False
         self.addresses = list(addresses)
 
@@ -63,6 +66,7 @@ class JobServers:
                     with self._lock:
                         self._shown[address] = found
                         self._lock.notify_all()
+                    self._end_replaced(node, programs)
             except WasmsrError:
                 pass
             except Exception:
@@ -139,20 +143,34 @@ class JobServers:
             ]
         return max(found, key=lambda place: _age(place[1]), default=None)
 
-    def having(self, name: str, programs: Collection[str]) -> list[Place]:
-        """Return where the lists have programs with this name and these ids.
+    def replace(self, name: str, programs: Collection[str]) -> None:
+        """End programs of this name wherever they are shown from now on, also again and again.
 
-        The ids come from a note in a folder that others may write. The name says whose they are.
+        They were begun anew when no node had them; a node can come back with a folder that was
+        away. The ids come from a note in a folder that others may write. The name says whose they
+        are.
         """
-        if not programs:
-            return []
         with self._lock:
-            return [
-                (address, one)
-                for address, shown in self._shown.items()
-                for one in (shown or {}).get(name, ())
-                if one.program in programs
-            ]
+            self._replaced.setdefault(name, set()).update(programs)
+
+    def _end_replaced(self, node: JobServer, programs: Iterable[ProgramOnServer]) -> None:
+        with self._lock:
+            found = {
+                one.program
+                for one in programs
+                if not one.is_final and one.program in self._replaced.get(one.name, ())
+            } - self._ending
+            self._ending |= found
+        for program in found:
+            threading.Thread(
+                target=self._end, args=(node, program), name="wasmsr-end-replaced", daemon=True
+            ).start()
+
+    def _end(self, node: JobServer, program: str) -> None:
+        with suppress(WasmsrError):  # it is tried again with the next list
+            node.kill(program)
+        with self._lock:
+            self._ending.discard(program)
 
     def wait(self, name: str, seen: Place | None, seconds: float) -> None:
         """Wait until the lists say something else of a program, at most so many seconds."""

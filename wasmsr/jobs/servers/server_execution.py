@@ -169,6 +169,7 @@ class ServerExecution(SteeredExecution):
         self._lease = lease
         self._noted = ServerNote.read(self.folder, self._began)
         self._began, self._seen = self._noted.began, self._noted.seen
+        self._servers.replace(self.name, self._noted.replaced)
         self._follow(self._opened())
 
     def _follow(self, copy: OutputCopy) -> None:
@@ -212,7 +213,6 @@ class ServerExecution(SteeredExecution):
                 found = place[1]
                 self._is_seen(found.program)
                 self._is_at(place[0], found.epoch)
-                self._end_replaced()
                 if copy.copy(self.server, found.program, self._has_to_stop):
                     pause = SOON_SECONDS
                     copy.show(found)
@@ -284,16 +284,6 @@ class ServerExecution(SteeredExecution):
                 return
         raise JobError("ExecutionNotFound", sentence)
 
-    def _end_replaced(self) -> None:
-        """End earlier programs of it that a server has again, with a folder that was away.
-
-        They were begun again elsewhere, or there, when no server had them.
-        """
-        for address, one in self._servers.having(self.name, self._noted.replaced):
-            if not one.is_final:
-                with suppress(WasmsrError):  # it is tried again
-                    self._servers.at(address).kill(one.program)
-
     def _time_left(self) -> float:
         """Return the seconds until the time-out; pauses do not count."""
         seconds = self.prepared.request.timeout
@@ -352,6 +342,7 @@ class ServerExecution(SteeredExecution):
         begin_file(self.folder).unlink(missing_ok=True)
         # Before it is begun: the old one counts no more.
         self._renote(replaced=replaced, seen=False, base={}, fork=0, saving=False)
+        self._servers.replace(self.name, replaced)
         self._drop_outputs(program)
         copy.begin_again()
         self._submit()
