@@ -1,4 +1,4 @@
-"""The end of campaigns that lose servers while jobs run: what is wrong, and the file of the runs."""
+"""The end of campaigns that lose servers of jobs: what is wrong, and the file of the runs."""
 
 from __future__ import annotations
 
@@ -74,9 +74,7 @@ def earlier(path: Path, seed: int) -> int:
     return max((one["number"] + 1 for one in found if one["seed"] == seed), default=0)
 
 
-def carry_out(
-    path: Path, runs: int, seed: int, campaign: Callable[[range], Iterator[Line]]
-) -> int:
+def carry_out(path: Path, runs: int, seed: int, campaign: Callable[[range], Iterator[Line]]) -> int:
     """Make the runs that a file has not, a line of JSON each, and return the exit code.
 
     Args:

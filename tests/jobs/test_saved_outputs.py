@@ -110,10 +110,10 @@ def test_outputs_that_lie(
         if not made:
             file.write(b"no archive" * 100)
             return
-        fills = [
-            entry(name, *(str(victim) if one == "VICTIM" else one for one in more))
-            for name, *more in made
-        ]
+        fills = []
+        for name, *more in made:
+            values: list[Any] = [str(victim) if one == "VICTIM" else one for one in more]
+            fills.append(entry(name, *values))
         given(*fills)(path, file)
 
     with pytest.raises(JobError, match=why) as caught:
@@ -127,7 +127,7 @@ def test_outputs_that_lie(
 def test_outputs_have_one_limit_together(folder: ExecutionFolder) -> None:
     """And none is in its place unless all can be."""
     both, fetch = [*OUT, ("two", "/two")], given(entry("file", data=bytes(600)))
-    with pytest.raises(JobError, match="output two .*more than 400 bytes"):
+    with pytest.raises(JobError, match=r"output two .*more than 400 bytes"):
         fetch_outputs(folder, both, 1000, fetch)
     assert not list((folder.results / "out").iterdir())
     fetch_outputs(folder, both, 1200, fetch)

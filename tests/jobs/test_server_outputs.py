@@ -1,4 +1,4 @@
-"""Outputs of executions on nodes: they come when the program has ended, whatever is lost meanwhile."""
+"""Outputs of executions on nodes: they come when the program has ended, whatever is lost."""
 
 from __future__ import annotations
 
@@ -101,9 +101,7 @@ def test_more_than_the_disk_of_the_request(here: Here, tmp_path: Path) -> None:
         assert executor.describe("a").state == "failed"
 
 
-def test_they_are_fetched_once(
-    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_they_are_fetched_once(here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that watches is lost when the node has them no more: they are in the results."""
     fetched, come_to_end = threading.Event(), ServerExecution._come_to_end
     monkeypatch.setattr(ServerExecution, "_come_to_end", lambda *values: fetched.set())

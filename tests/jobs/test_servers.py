@@ -557,7 +557,7 @@ def test_what_no_server_shows_at_first_is_waited_for(
     here = Here(tmp_path / "node")
     given = until_stopped(tmp_path, "a", slow=1000, execution_dir=str(tmp_path / "shared" / "a"))
 
-    def recovered(executor: ServerExecutor, errors: list[JobError]) -> threading.Thread:
+    def recovered(executor: JobExecutor, errors: list[JobError]) -> threading.Thread:
         def recover() -> None:
             try:
                 executor.recover(given)

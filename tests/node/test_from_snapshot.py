@@ -106,7 +106,7 @@ def test_what_is_refused(here: Here, tmp_path: Path) -> None:
         yield messages.SubmitRequest(state=snapshot.read_bytes()[: 1 << 20])
 
     with pytest.raises(SubmissionRefused, match="another one than was named"):
-        here.node._ask("Submit", parts())
+        here.node._ask("Submit", parts)
     begin.digest = here.node.submit(binary).module
     with pytest.raises(SubmissionRefused, match="the node has no snapshot"):
         here.node._ask("Submit", [messages.SubmitRequest(begin=begin)])

@@ -20,6 +20,7 @@ from tests.node.programs import counting, lines
 from wasmsr import Node, errors
 from wasmsr.executor.old_workers import living
 from wasmsr.interp.modules.module import assemble
+from wasmsr.node import kept_snapshots
 from wasmsr.node.failures import (
     NodeAway,
     NodeBusy,
@@ -27,7 +28,6 @@ from wasmsr.node.failures import (
     SubmissionRefused,
     WrongState,
 )
-from wasmsr.node import kept_snapshots
 from wasmsr.node.supervision.node_rules import NodeRules
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.rpc.control import control_messages as messages
@@ -241,7 +241,7 @@ def test_snapshots_in_which_programs_go_on_do_not_stay(
         here.node.submit(tmp_path / "module.wasm", from_snapshot=file, goes_on=True)
     left = {one.stem for one in (here.folder / "state" / "snapshots").iterdir()}
     assert left == {digests[0], digests[2]}
-    known = [one.module for one in here.node.ps()][0]
+    known = here.node.ps()[0].module
     here.node.submit_known(known, snapshot=digests[2], goes_on=True)
     with pytest.raises(SubmissionRefused, match="the node has no snapshot"):
         here.node.submit_known(known, snapshot=digests[1], goes_on=True)

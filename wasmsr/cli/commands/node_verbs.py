@@ -98,8 +98,9 @@ With --alive a node that is being stopped works too.
   wasmsr health
   wasmsr health --node host:7443 --tls-authority authority.pem"""
 
-OPTIONS = ("--invoke", "--preload", "--arg", "--dir", "--carry-limit", "--env", "--tcp-listen", "--max-memory",
-    "--fuel", "--features", "--core", "--deterministic", "--on-changed")  # fmt: skip
+OPTIONS = ("--invoke", "--preload", "--arg", "--dir", "--carry-limit", "--env", "--tcp-listen",
+    "--max-memory", "--fuel", "--features", "--core", "--deterministic",
+    "--on-changed")  # fmt: skip
 """Options of `run` that a program on a node has too."""
 
 LEASE = ("--lease", "--failover", "--policy", "--output", "--unfenced")

@@ -13,6 +13,7 @@ from wasmsr.wasi.filesystem import archives, tree_walk
 PIECE = 1 << 20
 """Bytes that are copied at once."""
 
+
 def folder_of(path: Path) -> int:
     """Return a descriptor of a folder. Raises OSError."""
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -27,11 +27,11 @@ from wasmsr.jobs.failures import ExecutorLeft, JobError
 from wasmsr.jobs.preparing.guest_files import filesystem_error
 from wasmsr.jobs.preparing.modules import memory_pages
 from wasmsr.jobs.preparing.prepared import Prepared, start_error
-from wasmsr.jobs.servers.copied_log import log_sizes
 from wasmsr.jobs.servers import server_execution
+from wasmsr.jobs.servers.copied_log import log_sizes
 from wasmsr.jobs.servers.job_servers import JobServers, Place
-from wasmsr.jobs.servers.server_files import begin_file
 from wasmsr.jobs.servers.server_execution import ServerExecution
+from wasmsr.jobs.servers.server_files import begin_file
 from wasmsr.jobs.servers.server_mover import ServerMover
 from wasmsr.jobs.servers.server_port import JobServer, ServerPlace, ServerPlacement, Unwanted
 from wasmsr.jobs.servers.server_run import ServerNote, spec_for
@@ -40,7 +40,6 @@ from wasmsr.wasi.filesystem import tree_walk
 
 SUBMIT_TRIES: Final = 5
 """How often a server is looked for that takes an execution, where one is lost meanwhile."""
-
 
 
 class ServerExecutor(JobExecutor):
@@ -250,9 +249,7 @@ class ServerExecutor(JobExecutor):
                 self._unwanted.discard(id)
                 raise _cancelled(id)
             if time.monotonic() >= end:
-                raise JobError(
-                    "ExecutionNotFound", f"no server has the execution {printable(id)}"
-                )
+                raise JobError("ExecutionNotFound", f"no server has the execution {printable(id)}")
             time.sleep(server_execution.AGAIN_SECONDS)
         return found
 

@@ -68,9 +68,7 @@ class TakingNode(Protocol):
     def may_take(self, note: RunNote) -> None:
         """Check a program of another node by the policy. Raises WasmsrError."""
 
-    def take_stay(
-        self, note: RunNote, module: Callable[[str], bytes], epoch: int
-    ) -> NodeProgram:
+    def take_stay(self, note: RunNote, module: Callable[[str], bytes], epoch: int) -> NodeProgram:
         """Make a program of another node one of this node's, without a worker yet.
 
         Raises:

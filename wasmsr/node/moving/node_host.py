@@ -297,7 +297,7 @@ class NodeHost:
         raise ValueError("a node has no input for programs that are elsewhere")
 
     def forget(self, program: bytes, *, here: bool) -> None:
-        """Remove the carried trees of a program that has ended; of one that ended here they stay."""
+        """Remove the carried trees of a program that has ended elsewhere; others stay."""
         if not here:
             tree_walk.remove(self._place.folder.carried / program.hex())
 

@@ -198,9 +198,7 @@ class NodeSupervisor:
         """Check a program of another node by the node's rules. Raises WasmsrError."""
         self.check(note.run.digest, note.run.run)
 
-    def take_stay(
-        self, note: RunNote, module: Callable[[str], bytes], epoch: int
-    ) -> NodeProgram:
+    def take_stay(self, note: RunNote, module: Callable[[str], bytes], epoch: int) -> NodeProgram:
         """Make a program of another node one of this node's, without a worker yet.
 
         Args:

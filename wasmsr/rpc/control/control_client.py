@@ -18,7 +18,7 @@ from wasmsr.rpc import channel
 from wasmsr.rpc.control import control_messages as messages
 from wasmsr.rpc.control.client_values import DrainReport, LogPiece, MoveEvent, SavedProgram
 from wasmsr.rpc.control.program_info import ProgramInfo, program_in
-from wasmsr.rpc.control.sent_files import take_file, with_modules
+from wasmsr.rpc.control.sent_files import AGAIN_SECONDS, take_file, with_modules
 
 # After `channel`, which sets how loud it is.
 import grpc  # type: ignore[import-untyped]  # isort: skip
@@ -103,11 +103,25 @@ class Node:
             finally:
                 replies.cancel()
 
-    def _ask(self, name: str, requests: Iterable[Any], size: int = 0) -> Any:
-        """Return the only answer; a call that sends `size` bytes may take longer."""
-        for reply in self._stream(name, requests, self._seconds + size / channel.LEAST_RATE):
-            return reply
-        raise NodeAway(f"the node {self.address} gave no answer")
+    def _ask(
+        self, name: str, requests: list[Any] | Callable[[], Iterable[Any]], size: int = 0
+    ) -> Any:
+        """Return the only answer; a call that sends `size` bytes may take longer.
+
+        A node that has no place for the call has done nothing, and is asked again.
+        """
+        seconds, end = self._seconds + size / channel.LEAST_RATE, time.monotonic() + self._seconds
+        while True:
+            try:
+                for reply in self._stream(
+                    name, requests if isinstance(requests, list) else requests(), seconds
+                ):
+                    return reply
+                raise NodeAway(f"the node {self.address} gave no answer")
+            except NodeBusy:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(AGAIN_SECONDS)
 
     @contextmanager
     def _errors(self, seconds: float | None = None) -> Iterator[None]:
@@ -262,8 +276,9 @@ class Node:
                     while piece := file.read(PIECE):
                         yield messages.SubmitRequest(state=piece)
 
-        size = sum(map(len, (binary, *more.values()))) + (0 if from_snapshot is None else os.path.getsize(from_snapshot))
-        return program_in(self._ask("Submit", requests(), size).program)
+        size = sum(map(len, (binary, *more.values())))
+        size += 0 if from_snapshot is None else os.path.getsize(from_snapshot)
+        return program_in(self._ask("Submit", requests, size).program)
 
     def submit_known(
         self,
@@ -391,9 +406,7 @@ class Node:
         )
         return SavedProgram(size, last.stdout, last.stderr)
 
-    def carried(
-        self, program: str, mount: str, file: str | os.PathLike[str] | IO[bytes]
-    ) -> int:
+    def carried(self, program: str, mount: str, file: str | os.PathLike[str] | IO[bytes]) -> int:
         """Write the files of a carried mount to a tar file, and return its size in bytes.
 
         The program has ended, was killed, or is lost. Its files are on the last node that had it.

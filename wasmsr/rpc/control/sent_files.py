@@ -14,7 +14,7 @@ from wasmsr.interp.modules.module import MAGIC, assemble
 from wasmsr.node.failures import NodeAway, NodeBusy
 
 AGAIN_SECONDS: Final = 0.1
-"""How long a caller waits whose node sends as many files as it may."""
+"""How long a caller waits whose node has no place for its call."""
 
 Place = str | os.PathLike[str] | IO[bytes]
 """The path of a file, or an open file."""
