@@ -174,7 +174,7 @@ class LeasedProgram:
         if self.state not in (OwnerState.NONE, OwnerState.RECEIVED):
             return False
         named = found.owner == self.node
-        if found.standing is Standing.ENDED or not (named or self.node in found.failover):
+        if found.standing is Standing.ENDED or not (named or found.may_go_to(self.node)):
             return False
         if named and self.state is OwnerState.RECEIVED:
             return False  # `decide` says what the record means

@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+EVERY_NODE = bytes(16)
+"""In a failover set: every node that has the register may take the program over."""
+
 
 class Standing(Enum):
     """Whether somebody owns the program."""
@@ -67,7 +70,7 @@ class OwnerRecord:
             It is for people: nobody decides by the clock of another machine (`RecordWatch`).
         standing: Whether somebody owns the program.
         policy: What happens when the owner is lost.
-        failover: The nodes that may take the program over.
+        failover: The nodes that may take the program over; `EVERY_NODE` stands for all.
         checkpoint: The checkpoint that counts, or None.
     """
 
@@ -90,6 +93,10 @@ class OwnerRecord:
         if self.standing is Standing.RELEASED:
             return f"by the register nobody owns it since epoch {self.epoch}"
         return f"by the register node {self.owner.hex()[:8]} owns it in epoch {self.epoch}"
+
+    def may_go_to(self, node: bytes) -> bool:
+        """Return whether the failover set has a node."""
+        return node in self.failover or EVERY_NODE in self.failover
 
     def next(self, **changes: Any) -> OwnerRecord:
         """Return the record that replaces this one, with the next serial and some changes."""

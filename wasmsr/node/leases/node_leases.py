@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Protocol
 
 from wasmsr.errors import WasmsrError
-from wasmsr.executor.port import RING
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.migrate.decisions.leased_movable import LeasedMovable
 from wasmsr.migrate.decisions.register_decision import RegisterDecisions
@@ -197,15 +196,24 @@ class NodeLeases:
             )
 
     def restore(
-        self, program: LeasedStayView, executor: ProcessExecutor, last: LastCheckpoint
+        self,
+        program: LeasedStayView,
+        executor: ProcessExecutor,
+        last: LastCheckpoint,
+        streams: tuple[int, ...],
     ) -> None:
         """Make a paused program of the checkpoint that counts.
+
+        Args:
+            program: The program.
+            executor: Its worker.
+            last: The checkpoint.
+            streams: As for `Executor.restore`.
 
         Raises:
             WasmsrError, OSError: It cannot be restored.
         """
         record, folder = program.record, program.folder
-        streams = (-1, RING, RING)
         saved = record.saved
         if saved is not None and saved.number and saved.root == last.root.hex():
             executor.restore(

@@ -45,7 +45,11 @@ class ProgramLeases(Protocol):
         """Make a checkpoint count. Raises WasmsrError."""
 
     def restore(
-        self, program: LeasedStayView, executor: ProcessExecutor, last: LastCheckpoint
+        self,
+        program: LeasedStayView,
+        executor: ProcessExecutor,
+        last: LastCheckpoint,
+        streams: tuple[int, ...],
     ) -> None:
         """Make a paused program of a checkpoint. Raises WasmsrError or OSError."""
 

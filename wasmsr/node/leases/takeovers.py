@@ -68,6 +68,9 @@ class TakingNode(Protocol):
     def may_take(self, note: RunNote) -> None:
         """Check a program of another node by the policy. Raises WasmsrError."""
 
+    def takes(self, program: bytes) -> bool:
+        """Return whether a program that this node may own is to be here now."""
+
     def take_stay(self, note: RunNote, module: Callable[[str], bytes], epoch: int) -> NodeProgram:
         """Make a program of another node one of this node's, without a worker yet.
 
@@ -224,8 +227,10 @@ class Takeovers:
             del self._candidates[program]
             return
         ours = self._node.node
-        if found.owner != ours and ours not in found.failover:
+        if found.owner != ours and not found.may_go_to(ours):
             one.next = time.monotonic() + STRANGE_SECONDS
+            return
+        if not self._node.takes(program):
             return
         keeper = one.keeper or self._keeper(program, one, found)
         if keeper.program.state is OwnerState.CLAIMING:

@@ -12,7 +12,6 @@ from typing import IO, Any
 
 from wasmsr.errors import EXIT_HOST, WasmsrError
 from wasmsr.executor.output.rings import cut_ring, ring_bounds
-from wasmsr.executor.port import RING
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.migrate.decisions.leased_movable import LeasedMovable
 from wasmsr.node.failures import NodeError
@@ -272,11 +271,11 @@ class NodeProgram(WatchedProgram):
                 self._rules.leave(record.program)
                 raise
             try:
+                streams = self._rules.streams(record.program)
                 if last is None:
-                    streams = (-1, RING, RING)
                     executor.start(record.spec, program=self.id, streams=streams, paused=True)
                 else:
-                    leases.restore(self, executor, last)
+                    leases.restore(self, executor, last, streams)
                 leases.own(self)
                 self.leased = leases.hold(self, executor, keeper)
                 standing = ProgramStanding.PAUSED if record.stands else ProgramStanding.RUNNING

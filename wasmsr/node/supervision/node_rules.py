@@ -61,6 +61,11 @@ class NodeRules:
         trace: Gets the events of moves, for spans.
         streams: Returns, for a program that begins here or goes on from a save point, what
             `Executor.start` takes as its streams; by the id in hexadecimal digits.
+        takes: Gets the id of a leased program that this node may own, and returns whether it is to
+            be here now.
+        settle: Gets the id, in hexadecimal digits, of a leased program of which a checkpoint is
+            written and does not count yet. It returns when what the program did outside before is
+            done, and raises an error if that cannot be waited for.
     """
 
     limits: WorkerLimits = field(default_factory=WorkerLimits)
@@ -78,6 +83,8 @@ class NodeRules:
     note: Note = _ignore
     trace: Callable[[Event], None] = lambda event: None
     streams: Callable[[str], tuple[int, ...]] = kept_streams
+    takes: Callable[[bytes], bool] = lambda program: True
+    settle: Callable[[str], None] = lambda program: None
 
 
 __all__ = ["NodeRules"]

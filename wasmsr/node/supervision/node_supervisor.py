@@ -96,6 +96,7 @@ class NodeSupervisor:
         self._kept = ProgramRules(
             rules.keep, rules.note, self._table.note_change, self._admit_again, rules.leave,
             self._note_end, self.moves.shown, self.moves.received, self.leases, rules.streams,
+            rules.settle,
         )  # fmt: skip
         self._takeovers: Takeovers | None = None
         try:
@@ -197,6 +198,10 @@ class NodeSupervisor:
     def may_take(self, note: RunNote) -> None:
         """Check a program of another node by the node's rules. Raises WasmsrError."""
         self.check(note.run.digest, note.run.run)
+
+    def takes(self, program: bytes) -> bool:
+        """Return whether a leased program is to be here now, by the node's rules."""
+        return self.rules.takes(program)
 
     def take_stay(self, note: RunNote, module: Callable[[str], bytes], epoch: int) -> NodeProgram:
         """Make a program of another node one of this node's, without a worker yet.

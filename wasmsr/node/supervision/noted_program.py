@@ -36,6 +36,7 @@ class ProgramRules:
         move: Returns how far the move of a program is, by its id, or None.
         received: Returns the file of the state in which a program came here, or None.
         streams: Returns the streams of a program that begins or goes on here, by its id.
+        settle: As in `NodeRules`.
     """
 
     keep: int
@@ -48,6 +49,7 @@ class ProgramRules:
     received: Callable[[bytes], Path | None]
     leases: ProgramLeases | None = None
     streams: Callable[[str], tuple[int, ...]] = lambda program: (-1, RING, RING)
+    settle: Callable[[str], None] = lambda program: None
 
 
 class NotedProgram:

@@ -378,6 +378,7 @@ class WatchedProgram(LeasedStay):
             output["stdout"], output["stderr"],
         )  # fmt: skip
         if self.record.lease is not None:
+            self._rules.settle(self.record.program)
             self._leases.count(self, saved)
         return saved
 
