@@ -29,7 +29,13 @@ class Line:
         self.said: list[Any] = []
         self.begin = threading.Event()
 
-    def publish(self, topic: str, payload: bytes, sender: Any = None) -> None:
+    def recall(self, name: str) -> list[Any]:
+        return []
+
+    def settle(self, name: str) -> bool:
+        return True
+
+    def publish(self, topic: str, payload: bytes, sender: Any = None, leased: Any = None) -> None:
         if topic == "realm/proc/control/runtime":
             self.said.append(json.loads(payload)["data"])
 

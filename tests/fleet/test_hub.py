@@ -13,9 +13,11 @@ pytest.importorskip("jsonschema")
 from wasmsr.channels import conduit
 from wasmsr.channels.conduit import ConduitFrame, FrameStream, frame
 from wasmsr.channels.table import LARGEST
-from wasmsr.fleet.device.hub import ChannelHub, HubEvents
+from wasmsr.fleet.device.hub import ChannelHub, HubEvents, MessageSender, WrittenMessage
 from wasmsr.fleet.wire.failures import WireError
 from wasmsr.fleet.wire.topics import FleetRealm
+from wasmsr.node.failures import NodeError
+from wasmsr.ownership.lease import boot_clock
 
 SECONDS = 60.0
 LIFE = b"l" * 16
@@ -26,15 +28,21 @@ class Hub(ChannelHub):
 
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes]] = []
+        self.unsent: list[WrittenMessage] = []
+        """What the broker does not have of modules with a lease."""
         self.subscribed: list[str] = []
         self.full = False
         super().__init__(
             HubEvents(
-                lambda topic, data, sender: self.published.append((topic, data)),
+                lambda topic, data, sender, leased: self.published.append((topic, data)),
                 self.subscribed.append, self.subscribed.remove, lambda name, count: None,
-                lambda: self.full,
+                lambda: self.full, self._recall,
             )
         )  # fmt: skip
+
+    def _recall(self, name: str) -> list[WrittenMessage]:
+        found, self.unsent = self.unsent, []
+        return found
 
     def member(self, name: str = "m") -> Any:
         """Return the end of a module that is new."""
@@ -138,6 +146,91 @@ def test_a_topic_that_would_end_the_connection_of_the_device(hub: Hub) -> None:
     assert hub.subscribed == ["good"]
     end.close()
     until(lambda: not hub.subscribed)
+
+
+class LeaseEnd:
+    """A lease that the test ends and renews."""
+
+    def __init__(self) -> None:
+        self.at = boot_clock() + 10**15
+
+    def __call__(self) -> int:
+        return self.at
+
+
+def leased(hub: Hub) -> tuple[Any, LeaseEnd]:
+    """A module with a lease, which has opened a channel."""
+    ends = LeaseEnd()
+    end = hub.add("m", {}, 1, ends)
+    end.sendall(frame(conduit.OPEN, 0, b"\2out"))
+    until(lambda: bool(hub._members["m"].topics))
+    return end, ends
+
+
+def expire(hub: Hub, ends: LeaseEnd) -> None:
+    """End the lease, and wait until the hub has noticed."""
+    ends.at = 0
+    with hub._lock:
+        hub._members["m"].until = 0
+    hub._stir()
+    until(lambda: hub._members["m"].silent)
+
+
+def test_a_module_whose_lease_has_ended_says_nothing(hub: Hub) -> None:
+    """It is sent in order when the lease is renewed, with what the broker did not have before."""
+    end, ends = leased(hub)
+    end.sendall(message(1, b"1"))
+    until(lambda: hub.published == [("out", b"1")])
+    hub.unsent = [WrittenMessage("out", b"2", MessageSender(LIFE, 1, 2))]
+    expire(hub, ends)
+    end.sendall(message(3, b"3"))
+    hub._stir()
+    until(lambda: not hub.unsent)
+    assert hub.published == [("out", b"1")]
+    ends.at = boot_clock() + 10**15
+    until(lambda: len(hub.published) == 3)
+    assert [data for _, data in hub.published] == [b"1", b"2", b"3"]
+    assert not hub._members["m"].silent
+    end.close()
+
+
+def test_what_a_module_has_said_after_its_lease_is_dropped(hub: Hub) -> None:
+    end, ends = leased(hub)
+    hub.unsent = [WrittenMessage("out", b"2", MessageSender(LIFE, 1, 2))]
+    expire(hub, ends)
+    end.sendall(message(3, b"3"))
+    hub.remove("m")  # another device has it
+    other = hub.member("other")
+    other.sendall(frame(conduit.OPEN, 0, b"\2out") + message(1, b"other"))
+    until(lambda: bool(hub.published))
+    assert hub.published == [("out", b"other")]
+    end.close(), other.close()
+
+
+def test_a_snapshot_waits_for_what_was_written_before(hub: Hub) -> None:
+    end, ends = leased(hub)
+    with hub._lock:  # the thread of the hub does not come to read it
+        end.sendall(message(1, b"1") + message(2, b"2"))
+        hub.settle("m")
+        assert [data for _, data in hub.published] == [b"1", b"2"]
+    hub.full = True
+    with pytest.raises(NodeError, match="does not take"):
+        hub.settle("m")
+    hub.full = False
+    expire(hub, ends)
+    with pytest.raises(NodeError, match="lease of the module has ended"):
+        hub.settle("m")
+    hub.settle("unknown")
+    end.close()
+
+
+def test_a_module_with_a_lease_has_said_all_before_it_leaves(hub: Hub) -> None:
+    end, _ = leased(hub)
+    with hub._lock:
+        end.sendall(message(1, b"last"))
+        hub.remove("m")
+    assert hub.published == [("out", b"last")]
+    end.close()
 
 
 @pytest.mark.parametrize("part", ["a\x01", "a\x7f", "a\uffff"], ids=ascii)

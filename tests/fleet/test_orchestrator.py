@@ -417,7 +417,7 @@ def test_lists_that_cannot_be_used(tmp_path: Path) -> None:
         database.execute("CREATE TABLE things (name TEXT)")
     garbage.write_bytes(b"no database at all, but bytes" * 100)
     for path, words in (
-        (newer, "has version 9; this wasmsr reads up to 1"),
+        (newer, "has version 9; this wasmsr reads up to 2"),
         (other, "is a database, but no list of a fleet"),
         (garbage, "cannot be used"),
         (tmp_path, "cannot be opened"),

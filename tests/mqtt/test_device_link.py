@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("paho", reason="needs paho-mqtt")
 
+from wasmsr.fleet.device.hub import MessageSender
 from wasmsr.fleet.settings import BrokerSettings
 from wasmsr.fleet.wire.messages import FleetMessage
 from wasmsr.mqtt import device_service
@@ -84,7 +86,7 @@ class Client:
     """Stands for the client library: gives numbers, and may confirm at once."""
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number = self.rc = 0
         self.confirm: Any = None
 
     def publish(self, *_: Any, **__: Any) -> Any:
@@ -171,3 +173,66 @@ def test_a_module_does_not_end_what_its_device_listens_to() -> None:
     link.unsubscribe("realm/proc/control/runtime")
     assert asked[2:] == [("unsubscribe", "x"), ("unsubscribe", "realm/proc/control/runtime")]
     assert not link._wanted
+
+
+def plain_link() -> DeviceLink:
+    def nothing(*_: object) -> None:
+        pass
+
+    return DeviceLink(Line.settings, "d", BrokerEvents(nothing, nothing, nothing, nothing), nothing)
+
+
+def test_what_the_broker_does_not_have_is_called_back() -> None:
+    """The client library would send it on the next connection, when another device has the
+    module."""
+    link = plain_link()  # it is not connected
+    senders = [MessageSender(b"l" * 16, 1, number) for number in range(1, 41)]
+    for number, sender in enumerate(senders):
+        link.publish("t", b"%d" % number, sender, "one" if number % 2 else "two")
+    link.publish("plain", b"", senders[0])
+    found = link.recall("one")
+    assert [one.data for one in found] == [b"%d" % number for number in range(1, 40, 2)]
+    assert [one.sender for one in found] == senders[1::2] and found[0].topic == "t"
+    assert not link.recall("one")
+    left = [one.payload for one in link._client._out_messages.values()]
+    assert left == [*(b"%d" % number for number in range(0, 40, 2)), b""]
+    assert len(link._sizes) == 21 and link._waiting == sum(map(len, left))
+    assert len(link.recall("two")) == 20
+    assert link._client._inflight_messages == 0 and len(link._client._out_messages) == 1
+
+
+def test_what_is_told_once_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = plain_link()
+    assert link.tell("t", b"x") is False  # there is no connection
+    client = Client()
+    anything: Any = client
+    link._client = anything
+    assert link.tell("t", b"x")
+    link._on_publish(None, None, client.number, None, None)
+    client.confirm = link._on_publish  # before `publish` returns
+    assert link.tell("t", b"x")
+    client.confirm = None
+    assert link.tell("t", b"x")  # it is lost with the connection
+    monkeypatch.setattr(link, "_events", BrokerEvents(*[lambda *_: None] * 4))
+    link._on_disconnect(None, None, None, SimpleNamespace(is_failure=True), None)
+    assert not link._told and not link._early and not link._sizes and not link._waiting
+
+
+def test_a_snapshot_waits_until_the_broker_has_what_was_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device_service, "SETTLE_SECONDS", 0.05)
+    link = plain_link()
+    first = link.publish("t", b"x", MessageSender(b"l" * 16, 1, 1), "one")
+    assert not link.settle("one") and link.settle("two")
+    monkeypatch.setattr(device_service, "SETTLE_SECONDS", SECONDS)
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.append(link.settle("one")))
+    thread.start()
+    waiters: Any = link._counting
+    until(lambda: bool(waiters._waiters))
+    link.publish("t", b"later", MessageSender(b"l" * 16, 1, 2), "one")
+    assert not found
+    link._on_publish(None, None, first, None, None)
+    thread.join(SECONDS)
+    assert found == [True]

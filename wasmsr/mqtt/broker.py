@@ -194,9 +194,13 @@ class BrokerLink:
                 return int(sent.mid)
             # A message that is still under way has this number. The next one may be free.
 
-    def tell(self, topic: str, payload: bytes) -> None:
-        """Send a message to whoever listens now, at most once (QoS 0)."""
-        self._client.publish(topic, payload, qos=0)
+    def tell(self, topic: str, payload: bytes) -> bool:
+        """Send a message to whoever listens now, at most once (QoS 0).
+
+        Returns:
+            Whether it was sent. False if there is no connection.
+        """
+        return self._client.publish(topic, payload, qos=0).rc == MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def deliver(self, topic: str, payload: bytes, timeout: float) -> bool:
         """Send a message, and return whether the broker has it after so many seconds at most.

@@ -13,17 +13,19 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from paho.mqtt.client import MQTT_CLEAN_START_FIRST_ONLY
+from paho.mqtt.enums import MessageState, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from wasmsr.errors import WasmsrError
 from wasmsr.fleet.device.device import ModuleDevice
-from wasmsr.fleet.device.hub import MessageSender
+from wasmsr.fleet.device.hub import MessageSender, WrittenMessage
 from wasmsr.fleet.settings import BrokerSettings
 from wasmsr.fleet.wire.failures import WireError
 from wasmsr.fleet.wire.messages import FleetMessage, decode
 from wasmsr.mqtt.broker import ALIVE_SECONDS, LARGEST, SESSION_SECONDS, BrokerEvents, BrokerLink
+from wasmsr.mqtt.broker_register import BrokerRegister
 
 SENDER: Final = "wasmsr"
 """The user property that names who wrote a message."""
@@ -34,6 +36,8 @@ KEEPALIVE_SECONDS: Final = 60.0
 AWAY_SECONDS: Final = 1.0
 """How often it looks whether the broker is there again, which that tells anyway."""
 END_SECONDS: Final = 5.0
+SETTLE_SECONDS: Final = 5.0
+"""How long a snapshot waits for the broker to have what was written before it."""
 MOST_BYTES: Final = 32 << 20
 MOST_MESSAGES: Final = 16_384
 """What may wait for the broker before modules that write wait, too."""
@@ -61,10 +65,14 @@ class DeviceLink(BrokerLink):
         self._subscribing = threading.Lock()
         self._wanted: dict[str, int] = {}
         """How often each filter is wanted: by the device, and by its modules."""
-        self._counting = threading.Lock()
+        self._counting = threading.Condition()
         self._sizes: dict[int, int] = {}
         """Bytes of each message that the broker does not have yet, by its number."""
         self._early: set[int] = set()
+        self._told: set[int] = set()
+        """Messages that are sent once and not counted."""
+        self._leased: dict[int, tuple[str, WrittenMessage]] = {}
+        """Messages that can be called back, by their numbers: who wrote them, and what they are."""
         self._waiting = 0
 
     def will(self, topic: str, payload: bytes) -> None:
@@ -83,8 +91,21 @@ class DeviceLink(BrokerLink):
         )  # fmt: skip
         self._client.loop_start()
 
-    def publish(self, topic: str, payload: bytes, sender: MessageSender | None = None) -> int:
-        """Send a message, at least once."""
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        sender: MessageSender | None = None,
+        leased: str | None = None,
+    ) -> int:
+        """Send a message, at least once, unless it is called back.
+
+        Args:
+            topic: Its topic.
+            payload: Its bytes.
+            sender: The module that wrote it, or None.
+            leased: The name by which `recall` finds it, or None.
+        """
         more: Any = None
         if sender is not None:
             more = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -96,7 +117,55 @@ class DeviceLink(BrokerLink):
             else:
                 self._sizes[number] = len(payload)
                 self._waiting += len(payload)
+                if leased is not None and sender is not None:
+                    self._leased[number] = leased, WrittenMessage(topic, payload, sender)
         return number
+
+    def recall(self, name: str) -> list[WrittenMessage]:
+        """Take back what a module has written and the broker has not said that it has, in order.
+
+        The client library would send it again, however late, when the connection is there again.
+        What is on its way may be at the broker already.
+        """
+        client, found = self._client, []
+        with client._out_message_mutex:
+            with self._counting:
+                numbers = [one for one, (who, _) in self._leased.items() if who == name]
+            for number in numbers:
+                kept = client._out_messages.pop(number, None)
+                if kept is None:
+                    continue
+                if kept.state == MessageState.MQTT_MS_WAIT_FOR_PUBACK:
+                    client._inflight_messages -= 1
+                with self._counting:
+                    self._waiting -= self._sizes.pop(number, 0)
+                    found.append(self._leased.pop(number)[1])
+                    self._counting.notify_all()
+            if client.is_connected():
+                client._update_inflight()  # others have waited for the room
+        return found
+
+    def settle(self, name: str) -> bool:
+        """Wait until the broker has what a module under a lease has written until now.
+
+        Returns:
+            Whether it has, after `SETTLE_SECONDS` at most.
+        """
+        with self._counting:
+            numbers = {number for number, (who, _) in self._leased.items() if who == name}
+            return self._counting.wait_for(
+                lambda: not numbers & self._leased.keys(), SETTLE_SECONDS
+            )
+
+    def tell(self, topic: str, payload: bytes) -> bool:
+        """Send a message at most once; return whether it was sent."""
+        sent = self._client.publish(topic, payload, qos=0)
+        with self._counting:
+            if sent.mid in self._early:
+                self._early.discard(sent.mid)
+            else:
+                self._told.add(sent.mid)
+        return sent.rc == MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def full(self) -> bool:
         """Return whether so much waits for the broker that whoever sends more should wait.
@@ -108,10 +177,14 @@ class DeviceLink(BrokerLink):
     def _on_publish(self, client: Any, data: Any, number: int, reason: Any, more: Any) -> None:
         with self._counting:
             size = self._sizes.pop(number, None)
-            if size is None:
-                self._early.add(number)
-            else:
+            if self._leased.pop(number, None) is not None:
+                self._counting.notify_all()
+            if size is not None:
                 self._waiting -= size
+            elif number in self._told:
+                self._told.discard(number)
+            else:
+                self._early.add(number)
         super()._on_publish(client, data, number, reason, more)
 
     def subscribe(self, text: str) -> None:
@@ -157,6 +230,11 @@ class DeviceLink(BrokerLink):
                 client.subscribe(text, options=_options())
         super()._on_connect(client, data, flags, reason, more)
 
+    def _on_disconnect(self, client: Any, data: Any, flags: Any, reason: Any, more: Any) -> None:
+        with self._counting:
+            self._told.clear()  # what was not sent by now is not sent any more
+        super()._on_disconnect(client, data, flags, reason, more)
+
     def _on_subscribe(self, client: Any, data: Any, number: int, reasons: Any, more: Any) -> None:
         refused = [str(one) for one in reasons if one.is_failure]
         if refused:
@@ -185,10 +263,17 @@ class DeviceService:
         broker: The broker.
         name: The client's id, which is the same after a restart.
         note: Takes the events `connected`, `registered` and `lost` (with `reason`).
+        register: Where the node asks who owns a program; None if it asks nobody here.
     """
 
-    def __init__(self, broker: BrokerSettings, name: str, note: Callable[..., None]) -> None:
-        self._note = note
+    def __init__(
+        self,
+        broker: BrokerSettings,
+        name: str,
+        note: Callable[..., None],
+        register: BrokerRegister | None = None,
+    ) -> None:
+        self._note, self._owners = note, register
         self._lost = ""
         self._lock = threading.Condition()
         self._connections = 0
@@ -214,6 +299,8 @@ class DeviceService:
         for text in device.subscriptions():
             self.link.subscribe(text)
         self._again = again
+        if self._owners is not None:
+            self._owners.attach(self.link.tell, device.realm, device.identity.runtime)
         self.link.start()
         self._thread.start()
 
@@ -252,10 +339,14 @@ class DeviceService:
         found = device.realm.find(topic)
         kind = None if found is None else found.kind
         try:
-            if kind == "control" and found is not None and found.ids == (device.identity.runtime,):
+            ours = found is not None and found.ids == (device.identity.runtime,)
+            if kind == "control" and ours:
                 device.control(payload)
             elif kind == "reg":
                 self._answered(payload)
+            elif kind == "register" and ours:
+                if self._owners is not None:
+                    self._owners.hear(payload)
             else:
                 device.hear(topic, payload, sender)
         except (WasmsrError, OSError) as error:

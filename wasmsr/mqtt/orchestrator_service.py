@@ -32,6 +32,8 @@ WINDOW: Final = 1000
 
 PRESENCE: Final = "orchestrator"
 """Below `REALM/proc`: where orchestrators hear of each other."""
+REGISTER: Final = "register"
+"""Below `REALM/proc`: where devices ask who owns a module."""
 HELLO: Final = "hello"
 HERE: Final = "here"
 ANSWER_SECONDS: Final = 10.0
@@ -74,6 +76,7 @@ class OrchestratorService:
         self._who = sha256(os.fsencode(Path(orchestrator.fleet.path).resolve())).hexdigest()[:16]
         name = f"wasmsr-orchestrator-{orchestrator.realm.name}-{self._who}"
         self._place = f"{orchestrator.realm.name}/proc/{PRESENCE}"
+        self._register = f"{orchestrator.realm.name}/proc/{REGISTER}"
         hears = BrokerEvents(self._take, self._connected, self._gone, _nothing)
         self.link = BrokerLink(broker, name, hears, orchestrator.subscriptions() | {self._place: 0})
         says = BrokerEvents(_nothing, _nothing, _nothing, self._has)
@@ -110,7 +113,16 @@ class OrchestratorService:
         if topic == self._place:
             self._meet(payload)
             return
+        if topic == self._register:
+            self._do(lambda: self._answer(payload))
+            return
         self._do(lambda: self._orchestrator.receive(topic, payload, again))
+
+    def _answer(self, payload: bytes) -> None:
+        """Answer a question to the register, when the answer is in the list."""
+        found = self._orchestrator.answer(payload)
+        if found is not None:
+            self.link.tell(*found)
 
     def _tick(self) -> None:
         with suppress(Exception):  # `failure` has it

@@ -64,8 +64,16 @@ class FleetLog:
     type=click.Path(dir_okay=False, path_type=Path),
     help="The list of the fleet. Default: fleet.db in the folder of this user's state.",
 )
+@click.option(
+    "--lease",
+    metavar="SECONDS",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="The lease of modules that go on elsewhere when their device is lost; 0 for none.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write events as JSON, one a line.")
-def orchestrator(fleet: FleetSettings, db: Path | None, as_json: bool) -> int:
+def orchestrator(fleet: FleetSettings, db: Path | None, lease: float, as_json: bool) -> int:
     """Carry out the command; HELP is its help text."""
     from wasmsr.cli.moving.addresses import state_folder
     from wasmsr.cli.running.terminal import END_CODES, Events
@@ -73,7 +81,10 @@ def orchestrator(fleet: FleetSettings, db: Path | None, as_json: bool) -> int:
     from wasmsr.fleet.orchestrator.orchestrating import FleetOrchestrator
     from wasmsr.http.fleet_api import serve_fleet
     from wasmsr.mqtt.orchestrator_service import OrchestratorService
+    from wasmsr.node.leases.lease_terms import LONGEST, SHORTEST
 
+    if lease != 0 and not SHORTEST <= lease <= LONGEST:
+        raise click.UsageError(f"a lease lasts {SHORTEST:g} s to {LONGEST:g} s; 0 is none.")
     log = FleetLog(as_json)
     with Events() as events, FleetList(db or state_folder(None) / "fleet.db") as kept:
 
@@ -83,7 +94,8 @@ def orchestrator(fleet: FleetSettings, db: Path | None, as_json: bool) -> int:
             if event == "failed":
                 events.wake()
 
-        service = OrchestratorService(FleetOrchestrator(kept, fleet.realm), fleet.broker, note)
+        decides = FleetOrchestrator(kept, fleet.realm, lease=lease)
+        service = OrchestratorService(decides, fleet.broker, note)
         server = serve_fleet(kept, fleet.http)
         service.start()
         try:

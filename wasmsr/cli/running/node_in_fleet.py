@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from wasmsr.node.settings.reading import Settings
 from wasmsr.node.supervision.node_rules import kept_streams
+from wasmsr.ownership.register import Register
 
 if TYPE_CHECKING:
     from wasmsr.fleet.device.device import ModuleDevice
     from wasmsr.fleet.settings import FleetSettings
+    from wasmsr.mqtt.broker_register import BrokerRegister
     from wasmsr.mqtt.device_service import DeviceService
     from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 
 WAIT_SECONDS = 0.05
 """How long workers wait for a supervisor that is started again: they end with it."""
 
-QUIET = frozenset(("connected", "registered", "module", "exited"))
+QUIET = frozenset(("connected", "registered", "module", "exited", "left"))
 """Events of a device that are no warning."""
 
 
@@ -30,6 +32,11 @@ class NodeInFleet:
         self._fleet, self._settings, self._note = fleet, settings, note
         self._device: ModuleDevice | None = None
         self._service: DeviceService | None = None
+        self._register: BrokerRegister | None = None
+        if settings["ownership.register"] is None and settings["checkpoints.store"] is not None:
+            from wasmsr.mqtt.broker_register import BrokerRegister
+
+            self._register = BrokerRegister(self._wanted)
 
     @classmethod
     def of(
@@ -57,19 +64,40 @@ class NodeInFleet:
             device = self._device
             return kept_streams(program) if device is None else device.streams(program)
 
-        return {"adopt": WAIT_SECONDS, "streams": streams}
+        changed: dict[str, Any] = {"adopt": WAIT_SECONDS, "streams": streams}
+        if self._register is not None:
+            register = Register(self._register)
+            changed |= {
+                "register": lambda: register,
+                "takes": lambda program: program in self._wanted(),
+                "settle": self._settle,
+            }
+        return changed
+
+    def _settle(self, program: str) -> None:
+        if self._device is not None:
+            self._device.settle(program)
+
+    def _wanted(self) -> list[bytes]:
+        """Return the programs of modules with a lease that are, or are to be, here."""
+        return [] if self._device is None else self._device.wanted()
 
     def start(self, supervisor: NodeSupervisor) -> None:
         """Register the node, in the background."""
         from wasmsr.fleet.device.device import DeviceIdentity, ModuleDevice
+        from wasmsr.fleet.device.module_leases import NodeModuleLeases
         from wasmsr.mqtt.device_service import DeviceService
 
         settings = self._settings
         name = settings["fleet.name"] or socket.gethostname()
         who = DeviceIdentity.of(supervisor.node, name, settings["fleet.slots"])
-        service = DeviceService(self._fleet.broker, f"wasmsr-node-{who.manager}", self._event)
+        name_there = f"wasmsr-node-{who.manager}"
+        service = DeviceService(self._fleet.broker, name_there, self._event, self._register)
         folder = Path(settings["fleet.files"] or ".").absolute()
-        device = ModuleDevice(supervisor, who, self._fleet.realm, folder, service.link, self._event)
+        leases = None if self._register is None else NodeModuleLeases(supervisor)
+        device = ModuleDevice(
+            supervisor, who, self._fleet.realm, folder, service.link, self._event, leases=leases
+        )
         self._device, self._service = device, service
         again = device.forget_old()
         self._note("device", runtime=who.runtime, name=name, broker=str(self._fleet.broker.address))

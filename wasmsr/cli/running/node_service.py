@@ -208,14 +208,16 @@ class NodeService:
         limit_heaps()
         confinement = tuple(host_confinement())  # forks, so it comes before threads
         limits = WorkerLimits(memory=(self._policy.memory or LARGEST_MEMORY) + WORKER_BYTES)
+        more: dict[str, Any] = {"register": self._register()}
+        if self._fleet is not None:
+            more |= self._fleet.rules()
         rules = NodeRules(
             limits=limits, ring=settings["node.output-limit"], every=settings["checkpoints.every"],
             keep=settings["checkpoints.keep"], admit=self._admit, check=self._check,
             leave=lambda program: self._admission.leave(bytes.fromhex(program)),
             peer=self._peer, note=self._note, trace=self._trace,
-            register=self._register(), store=settings["checkpoints.store"] or "",
-            advertised=self._advertised(),
-            **({} if self._fleet is None else self._fleet.rules()),
+            store=settings["checkpoints.store"] or "", advertised=self._advertised(),
+            **more,
         )  # fmt: skip
         self._supervisor: NodeSupervisor | None = None
         node = self._tls.identity.node if self._tls else b""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -21,14 +21,24 @@ from wasmsr.fleet.device.device_module import (
     DeviceModule,
     ModuleEnd,
     child_row,
+    cpu_seconds,
     deployed_records,
 )
-from wasmsr.fleet.device.hub import FULL_SECONDS, ChannelHub, HubEvents, MessageSender
+from wasmsr.fleet.device.hub import (
+    FULL_SECONDS,
+    ChannelHub,
+    HubEvents,
+    MessageSender,
+    WrittenMessage,
+)
+from wasmsr.fleet.device.leased_module import LeasedModule
+from wasmsr.fleet.device.module_leases import ModuleLeases
 from wasmsr.fleet.device.module_run import ModuleRun, module_run
-from wasmsr.fleet.orchestrator.rows import OURS
+from wasmsr.fleet.orchestrator.rows import OURS, device_uuids
 from wasmsr.fleet.wire.failures import WireError
 from wasmsr.fleet.wire.messages import FleetMessage, decode
 from wasmsr.fleet.wire.topics import FleetRealm
+from wasmsr.node.failures import NodeError
 from wasmsr.node.supervision.node_program import NodeProgram
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.node.supervision.program_record import ProgramStanding
@@ -40,13 +50,27 @@ CALLER: Final = "fleet:"
 REMEMBERED: Final = 1024
 """Modules that have ended here, of which a late request of the same epoch is not taken again."""
 END_SECONDS: Final = 10.0
+GIVING_BACK: Final = 8
+"""Modules that are given back at the same time."""
 
 
 class DeviceLine(Protocol):
     """The way of a device to its broker; any thread may call it."""
 
-    def publish(self, topic: str, payload: bytes, sender: MessageSender | None = None) -> Any:
-        """Send a message; it waits while the broker is away."""
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        sender: MessageSender | None = None,
+        leased: str | None = None,
+    ) -> Any:
+        """Send a message; it waits while the broker is away, and until `recall` of `leased`."""
+
+    def recall(self, name: str) -> list[WrittenMessage]:
+        """Take back what a module under a lease has written and the broker does not have."""
+
+    def settle(self, name: str) -> bool:
+        """Wait until the broker has all of that; return whether it has, after some seconds."""
 
     def subscribe(self, text: str) -> None:
         """Have the broker send what fits a filter, but not what this device sends."""
@@ -78,9 +102,7 @@ class DeviceIdentity:
     @classmethod
     def of(cls, node: bytes, name: str, slots: int = SLOTS) -> DeviceIdentity:
         """Return the identity of a node: its UUIDs are the same after each start."""
-        manager = uuid.UUID(bytes=node[:16].ljust(16, b"\0"))
-        runtime = uuid.uuid5(manager, "runtime")
-        return cls(str(manager), str(runtime), name, slots, _platform())
+        return cls(*device_uuids(node), name, slots, _platform())
 
 
 def _platform() -> dict[str, Any]:
@@ -102,6 +124,7 @@ class ModuleDevice:
         folder: Where relative names of files begin.
         line: The way to the broker.
         note: Takes events, for the log.
+        leases: The leases of modules by the register of the fleet, or None.
     """
 
     def __init__(
@@ -112,8 +135,10 @@ class ModuleDevice:
         folder: Path,
         line: DeviceLine,
         note: Note,
+        *,
+        leases: ModuleLeases | None = None,
     ) -> None:
-        self.identity, self.realm = identity, realm
+        self.identity, self.realm, self.leases = identity, realm, leases
         self._supervisor, self._folder, self._line, self._note = supervisor, folder, line, note
         self._lock = threading.RLock()
         self._modules: dict[str, DeviceModule] = {}
@@ -125,7 +150,8 @@ class ModuleDevice:
         """Descriptors for programs that begin, by the program's id."""
         self.hub = ChannelHub(
             HubEvents(
-                line.publish, line.subscribe, line.unsubscribe, self._lost_messages, line.full
+                line.publish, line.subscribe, line.unsubscribe, self._lost_messages, line.full,
+                line.recall,
             )
         )  # fmt: skip
 
@@ -135,10 +161,13 @@ class ModuleDevice:
         """Return the messages by which it registers: as manager, and as runtime."""
         who = self.identity
         manager = {"type": "manager", "uuid": who.manager, "name": who.name}
+        about: dict[str, Any] = {"version": f"wasmsr {__version__}"}
+        if self.leases is not None:
+            about["leases"] = True
         runtime = {
             "type": "runtime", "uuid": who.runtime, "name": who.name,
             "runtime_type": OURS, "max_nmodules": who.slots, "apis": list(APIS),
-            "platform": who.platform, "metadata": {"version": f"wasmsr {__version__}"},
+            "platform": who.platform, "metadata": about,
             "parent": who.manager,
         }  # fmt: skip
         return [
@@ -194,6 +223,7 @@ class ModuleDevice:
             self.realm.topic("control", who.runtime),
             self.realm.topic("reg", who.manager),
             self.realm.topic("reg", who.runtime),
+            *(() if self.leases is None else [self.realm.topic("register", who.runtime)]),
         ]
 
     def control(self, payload: bytes) -> None:
@@ -246,12 +276,18 @@ class ModuleDevice:
                 return  # it runs: the orchestrator was not sure
             if run.epoch and self._ended.get(name, 0) >= run.epoch:
                 return  # it has ended in this epoch, which is being said
-            refusal, module = "", None
+            refusal = ""
+            module: DeviceModule | None = None
             if len(self._modules) >= self.identity.slots:
                 refusal = f"{self.identity.name} runs {self.identity.slots} modules, its most"
             else:
                 try:
-                    module = DeviceModule(run, self, len(self._modules))
+                    index = len(self._modules)
+                    leases = self.leases if run.program else None
+                    if leases is not None:
+                        module = LeasedModule(run, self, leases, self.left, index)
+                    else:
+                        module = DeviceModule(run, self, index)
                     self._modules[name] = module
                 except OSError as error:
                     refusal = f"{self.identity.name} has no room for it: {error.strerror}"
@@ -274,7 +310,8 @@ class ModuleDevice:
             module = next(
                 (
                     one for one in self._modules.values()
-                    if one.program is not None and one.program.record.program == program
+                    if one.run.program == program
+                    or (one.program is not None and one.program.record.program == program)
                 ),
                 None,
             )  # fmt: skip
@@ -289,7 +326,11 @@ class ModuleDevice:
             "module": run.uuid, "runtime": self.identity.runtime, "realm": self.realm.name,
             "rules": run.rules, "period": run.period,
         }  # fmt: skip
-        end = self.hub.add(run.uuid, grant, run.epoch)
+        if isinstance(module, LeasedModule):
+            epoch, ends = module.lease()
+            end = self.hub.add(run.uuid, grant, epoch, ends)
+        else:
+            end = self.hub.add(run.uuid, grant, run.epoch)
         descriptor, conduit = module.new_streams(end)
         return (descriptor, RING, RING, conduit)
 
@@ -328,8 +369,10 @@ class ModuleDevice:
 
     def launch(self, module: DeviceModule, code: bytes) -> NodeProgram:
         """Begin a program; see `ModuleHost`."""
-        program = os.urandom(ID_BYTES).hex()
         run = module.run
+        if isinstance(module, LeasedModule):
+            return module.submit(code, f"{CALLER}{run.uuid}")
+        program = os.urandom(ID_BYTES).hex()
         with self._lock:
             self._streams[program] = self._conduit(module)
         try:
@@ -341,6 +384,37 @@ class ModuleDevice:
         finally:
             with self._lock:
                 del self._streams[program]
+
+    def wanted(self) -> list[bytes]:
+        """Return the programs of the modules with a lease that are, or are to be, here."""
+        with self._lock:
+            modules = [] if self._closing else list(self._modules.values())
+        return [bytes.fromhex(one.run.program) for one in modules if isinstance(one, LeasedModule)]
+
+    def settle(self, program: str) -> None:
+        """Wait until the broker has what a module has written before a checkpoint.
+
+        So whoever restores the checkpoint need not send it again; see `NodeRules`.
+
+        Raises:
+            NodeError: It does not take it.
+        """
+        with self._lock:
+            found = [one.run.uuid for one in self._modules.values() if one.run.program == program]
+        for name in found:
+            self.hub.settle(name)
+            if not self._line.settle(name):
+                raise NodeError("the broker does not say that it has what the module has written")
+
+    def left(self, module: DeviceModule) -> None:
+        """Hear that a module with a lease goes on elsewhere, or need not be here."""
+        name = module.run.uuid
+        self._note("left", uuid=name)
+        self.hub.remove(name)
+        with self._lock:
+            if self._modules.get(name) is module:
+                del self._modules[name]
+        self._line.unsubscribe(self._stdio(name))
 
     def output(self, module: DeviceModule, data: bytes) -> None:
         """Publish output; see `ModuleHost`. It waits where the broker takes none."""
@@ -385,12 +459,19 @@ class ModuleDevice:
     # -- its end -----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End all modules. What the orchestrator hears is the departure of the device."""
+        """End all modules. What the orchestrator hears is the departure of the device.
+
+        Those with a lease are saved and given back, so that another device goes on with them.
+        """
         with self._lock:
             self._closing = True
             modules = list(self._modules.values())
+        leased = [one for one in modules if isinstance(one, LeasedModule)]
         for one in modules:
-            one.kill("its device is stopped")
+            if one not in leased:
+                one.kill("its device is stopped")
+        with ThreadPoolExecutor(GIVING_BACK, thread_name_prefix="wasmsr-give-back") as pool:
+            list(pool.map(LeasedModule.leave, leased))
         until = time.monotonic() + END_SECONDS
         for one in modules:
             one.wait(max(0.0, until - time.monotonic()))
@@ -404,19 +485,11 @@ class ModuleDevice:
         """
         had = any(one.record.submitter.startswith(CALLER) for one in self._supervisor.programs())
         for one in self._left(None):
+            if one.record.lease is not None:
+                continue  # the register says who goes on with it
             if one.standing is not ProgramStanding.RESUMABLE or one.record.every is None:
                 self._end(one)
         return had
-
-
-def cpu_seconds(process: int) -> float | None:
-    """Return the CPU time of a process in seconds, or None if it is gone."""
-    try:
-        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 __all__ = ["DeviceIdentity", "DeviceLine", "ModuleDevice"]

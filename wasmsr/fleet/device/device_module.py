@@ -174,6 +174,10 @@ class DeviceModule:
     def _live(self) -> None:
         try:
             end = self._once() if self.run.repeat is None else self._measure(self.run.repeat)
+            if end is None:  # it goes on elsewhere
+                self._close_all()
+                self._left()
+                return
         except WasmsrError as error:
             end = ModuleEnd(error.exit_code, "error", _without_copies(error.message, self.run.file))
             if self._killed:  # what was about to go on could not
@@ -182,12 +186,24 @@ class DeviceModule:
             end = ModuleEnd(1, "error", str(error) or type(error).__name__)
         if self._killed and end.reason != "error":
             end = ModuleEnd(end.code, "killed", self._killed)
-        with self._lock:
-            self._close_input()
+        self._close_all()
         self._host.ended(self, end)
 
-    def _once(self) -> ModuleEnd:
-        """Run the module to its end; after a crash again, as it asks for."""
+    def _close_all(self) -> None:
+        """Close all that programs of the module have used."""
+        self._release()
+        with self._lock:
+            self._close_input()
+
+    def _left(self) -> None:
+        """Hear that the module goes on elsewhere, which only one with a lease does."""
+
+    def _once(self) -> ModuleEnd | None:
+        """Run the module to its end; after a crash again, as it asks for.
+
+        Returns:
+            How it has ended; None if it goes on elsewhere.
+        """
         code = readable_module(self.run.file)
         deadline = None if self.run.limit is None else time.monotonic() + self.run.limit
         program = self._host.saved(self)
@@ -315,6 +331,8 @@ class DeviceModule:
                 self._close_input()
                 self.input = ModuleInput.make()
                 self.input.put(waiting)
+            if self._conduit is not None:
+                self._conduit.close()
             self._conduit = conduit
             return self.input.read_end, conduit.fileno()
 
@@ -384,4 +402,16 @@ def child_row(module: DeviceModule, cpu: Mapping[int, float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-__all__ = ["DeviceModule", "ModuleEnd", "ModuleHost", "child_row", "deployed_records"]
+def cpu_seconds(process: int) -> float | None:
+    """Return the CPU time of a process in seconds, or None if it is gone."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+__all__ = [
+    "DeviceModule", "ModuleEnd", "ModuleHost", "child_row", "cpu_seconds", "deployed_records",
+]  # fmt: skip

@@ -2,6 +2,9 @@
 
 A message reaches each other module of the device that reads its topic, once, and not by way of the
 broker. One thread reads what modules write; any thread may bring messages of the broker.
+
+What a module under a lease writes is sent only while its lease lasts. Then it waits: it is sent
+when the lease is renewed, and dropped when another device has the module.
 """
 
 from __future__ import annotations
@@ -27,20 +30,22 @@ from wasmsr.channels.conduit import (
 from wasmsr.channels.grant import READ, WRITE, is_topic
 from wasmsr.errors import HostError
 from wasmsr.fleet.device.matcher import TopicTable
+from wasmsr.node.failures import NodeError
+from wasmsr.ownership.lease import boot_clock
 
 MOST_WAITING: Final = 64 << 20
 """Bytes that wait for one module; what comes beyond that is lost, and said."""
 PIECE: Final = 1 << 18
 FULL_SECONDS: Final = 0.02
 """How often the hub looks whether the broker has taken enough."""
+LEASE_LOOK_SECONDS: Final = 0.1
+"""How often the hub looks whether a lease that has ended is renewed."""
 LAST_PIECES: Final = 256
 """How often the rest of what a module has said is read: more than fits into a socket."""
 REPORT_BYTES: Final = 24
 REPORTS: Final = 32_000
 """Records of periods that are kept of one module: they go in one message, of 1 MiB at most. Ours
 take none that is longer than 2 MiB, and a broker drops it."""
-
-Deliver = Callable[[str, bytes, "MessageSender | None"], object]
 
 
 @dataclass(frozen=True)
@@ -68,22 +73,40 @@ class MessageSender:
 
 
 @dataclass(frozen=True)
+class WrittenMessage:
+    """A message that a module has written.
+
+    Attributes:
+        topic: Its topic.
+        data: Its bytes.
+        sender: Who wrote it.
+    """
+
+    topic: str
+    data: bytes
+    sender: MessageSender
+
+
+@dataclass(frozen=True)
 class HubEvents:
     """What a hub asks for; its thread calls, or the one that calls the hub.
 
     Attributes:
-        publish: Send a message to the broker.
+        publish: Send a message to the broker: topic, bytes and sender, and the name of the module
+            if it may be called back.
         subscribe: Have the broker send what fits a filter.
         unsubscribe: No more.
         lost: Messages for a module were dropped: its name, and how many in all.
         full: Whether too much waits for the broker. Modules that write wait meanwhile.
+        recall: Take back what a module has written and the broker does not have, in order.
     """
 
-    publish: Deliver
+    publish: Callable[[str, bytes, MessageSender, str | None], object]
     subscribe: Callable[[str], None]
     unsubscribe: Callable[[str], None]
     lost: Callable[[str, int], None]
     full: Callable[[], bool] = lambda: False
+    recall: Callable[[str], list[WrittenMessage]] = lambda name: []
 
 
 @dataclass(eq=False)
@@ -99,6 +122,23 @@ class _Member:
     reports: list[bytes] = field(default_factory=list)
     lost: int = 0
     gone: bool = False
+    ends: Callable[[], int] | None = None
+    """Returns when its lease ends, by `boot_clock`; None without a lease."""
+    until: int = 0
+    """What `ends` has said last."""
+    held: list[WrittenMessage] = field(default_factory=list)
+    """What it wrote before its lease has ended, and the broker does not have."""
+    silent: bool = False
+    """Whether its lease has ended."""
+
+    def may_speak(self) -> bool:
+        """Return whether what it writes counts now."""
+        if self.ends is None:
+            return True
+        now = boot_clock()
+        if now >= self.until:
+            self.until = self.ends()
+        return now < self.until
 
 
 class ChannelHub:
@@ -130,18 +170,25 @@ class ChannelHub:
 
     # -- modules -----------------------------------------------------------------------------------
 
-    def add(self, name: str, grant: Mapping[str, Any], epoch: int) -> socket.socket:
+    def add(
+        self,
+        name: str,
+        grant: Mapping[str, Any],
+        epoch: int,
+        ends: Callable[[], int] | None = None,
+    ) -> socket.socket:
         """Take a module; return the end of its conduit that its worker gets.
 
         Args:
             name: Its UUID. An earlier stay of the same module ends.
             grant: What `ChannelGrant.about` gives.
-            epoch: How often it was given to a device.
+            epoch: How often it was given to a device, or the number of its owner.
+            ends: Returns when its lease ends, by `boot_clock`; None without a lease.
         """
         self.remove(name)
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        member = _Member(name, ours, epoch)
+        member = _Member(name, ours, epoch, ends=ends)
         with self._lock:
             self._members[name] = member
             self._put(member, frame(conduit.GRANT, 0, json.dumps(grant).encode()))
@@ -154,7 +201,8 @@ class ChannelHub:
             member = self._members.pop(name, None)
             if member is None:
                 return []
-            self._hear_last(member)
+            if self._look_at_lease(member):
+                self._hear_last(member)
             for fd in list(member.topics):
                 self._shut(member, fd)
             member.gone = True
@@ -162,6 +210,35 @@ class ChannelHub:
                 self._selector.unregister(member.socket)
             member.socket.close()
         return member.reports
+
+    def settle(self, name: str) -> None:
+        """Send all that a module with a lease has written until now.
+
+        Raises:
+            NodeError: The broker takes nothing, or the lease has ended.
+        """
+        if self._events.full():
+            raise NodeError("the broker does not take what the module has written")
+        with self._lock:
+            member = self._members.get(name)
+            if member is None:
+                return
+            if not self._look_at_lease(member):
+                raise NodeError("the lease of the module has ended")
+            self._hear_last(member)
+
+    def _look_at_lease(self, member: _Member) -> bool:
+        """Return whether what a module writes counts now; call back or send what that means."""
+        speaks = member.may_speak()
+        if member.ends is not None and speaks == member.silent:
+            member.silent = not speaks
+            if speaks:
+                held, member.held = member.held, []
+                for one in held:
+                    self._events.publish(one.topic, one.data, one.sender, member.name)
+            else:
+                member.held = self._events.recall(member.name)
+        return speaks
 
     def _hear_last(self, member: _Member) -> None:
         """Do what a module has said last: the thread may not have read it yet."""
@@ -222,8 +299,8 @@ class ChannelHub:
         while not self._ended:
             full = self._events.full()
             with self._lock:
-                self._watch(full)
-            for key, mask in self._selector.select(FULL_SECONDS if full else None):
+                wait = self._watch(full)
+            for key, mask in self._selector.select(wait):
                 member = key.data
                 if member is None:
                     with suppress(BlockingIOError):
@@ -234,13 +311,23 @@ class ChannelHub:
                         continue
                     if mask & selectors.EVENT_WRITE:
                         self._send(member)
-                    if mask & selectors.EVENT_READ:
+                    if mask & selectors.EVENT_READ and self._look_at_lease(member):
                         self._read(member)
 
-    def _watch(self, full: bool) -> None:
-        """Have the selector look at what modules write, and at those that take messages again."""
+    def _watch(self, full: bool) -> float | None:
+        """Have the selector look at what modules write, and at those that take messages again.
+
+        Returns:
+            Seconds after which something else is to be looked at.
+        """
+        wait = FULL_SECONDS if full else float("inf")
         for member in self._members.values():
-            events = 0 if full else selectors.EVENT_READ
+            speaks = member.ends is None or self._look_at_lease(member)
+            if not speaks:
+                wait = min(wait, LEASE_LOOK_SECONDS)
+            elif member.ends is not None:
+                wait = min(wait, max(0.0, (member.until - boot_clock()) / 1e9))
+            events = 0 if full or not speaks else selectors.EVENT_READ
             events |= selectors.EVENT_WRITE if member.out else 0
             key = self._selector.get_map().get(member.socket.fileno())
             if not events:
@@ -250,6 +337,7 @@ class ChannelHub:
                 self._selector.register(member.socket, events, member)
             elif key.events != events:
                 self._selector.modify(member.socket, events, member)
+        return None if wait == float("inf") else wait
 
     def _read(self, member: _Member) -> None:
         try:
@@ -299,7 +387,8 @@ class ChannelHub:
                 life, number, data = written_message(one.payload)
                 sender = MessageSender(life, member.epoch, number)
                 self._spread(topic, data, sender, member)
-                self._events.publish(topic, data, sender)
+                leased = None if member.ends is None else member.name
+                self._events.publish(topic, data, sender, leased)
 
     def _shut(self, member: _Member, fd: int) -> None:
         flags, topic = member.topics.pop(fd, (0, ""))
@@ -307,4 +396,4 @@ class ChannelHub:
             self._events.unsubscribe(topic)
 
 
-__all__ = ["ChannelHub", "HubEvents", "MessageSender"]
+__all__ = ["ChannelHub", "HubEvents", "MessageSender", "WrittenMessage"]

@@ -37,6 +37,8 @@ class ModuleRun:
         limit: Seconds that all of that may take, or None.
         each_limit: Seconds that one run may take, or None.
         engine: The engine that is asked for, or None.
+        program: The id of its record in the register, in hexadecimal digits; "" without a lease.
+        lease: Seconds of its lease.
     """
 
     uuid: str
@@ -52,6 +54,8 @@ class ModuleRun:
     limit: float | None = None
     each_limit: float | None = None
     engine: str | None = None
+    program: str = ""
+    lease: float = 0.0
 
 
 def module_run(data: Mapping[str, Any], folder: Path) -> ModuleRun:
@@ -73,6 +77,7 @@ def module_run(data: Mapping[str, Any], folder: Path) -> ModuleRun:
     if every is None and on_crash == "restore":
         every = SNAPSHOT_SECONDS
     resources = args.get("resources") or {}
+    lease = data.get("lease") or {}
     return ModuleRun(
         data["uuid"], data.get("name", "module"), file,
         {"own_name": data["file"], "args": list(args.get("argv") or ()),
@@ -82,6 +87,7 @@ def module_run(data: Mapping[str, Any], folder: Path) -> ModuleRun:
         [_rule(one) for one in data.get("channels", ())],
         int(resources.get("period") or 0), args.get("repeat"), args.get("limit"),
         args.get("ilimit"), args.get("engine"),
+        lease.get("program", ""), float(lease.get("seconds", 0)),
     )  # fmt: skip
 
 

@@ -30,11 +30,11 @@ from wasmsr.channels.conduit import (
 from wasmsr.channels.grant import READ, WRITE
 from wasmsr.errors import HostError, WasmsrError
 from wasmsr.executor.port import ID_BYTES, RING
-from wasmsr.fleet.device.device import cpu_seconds
 from wasmsr.fleet.device.device_module import (
     DeviceModule,
     ModuleEnd,
     child_row,
+    cpu_seconds,
     deployed_records,
 )
 from wasmsr.fleet.device.hub import MOST_WAITING, REPORT_BYTES, REPORTS

@@ -27,7 +27,7 @@ from wasmsr.ownership import sqlite_files
 
 APPLICATION = 0x57534642
 """The application id in the file's header: WSFB."""
-SCHEMA = 1
+SCHEMA = 2
 """The version of the tables (`user_version` of the file)."""
 
 DEAD_KEPT = 1000
@@ -47,9 +47,13 @@ CREATE TABLE IF NOT EXISTS runtimes (
 CREATE TABLE IF NOT EXISTS modules (
     "index" INTEGER PRIMARY KEY AUTOINCREMENT, uuid TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
     file TEXT NOT NULL, parent TEXT, apis TEXT NOT NULL, args TEXT, channels TEXT NOT NULL,
-    status TEXT NOT NULL, epoch INTEGER NOT NULL, ended TEXT
+    status TEXT NOT NULL, epoch INTEGER NOT NULL, ended TEXT, program TEXT, heir TEXT
 );
 CREATE INDEX IF NOT EXISTS modules_by_status ON modules (status, parent);
+CREATE INDEX IF NOT EXISTS modules_by_program ON modules (program);
+CREATE TABLE IF NOT EXISTS owners (
+    program TEXT PRIMARY KEY, record BLOB NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS outgoing (
     number INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL
 );
@@ -61,6 +65,12 @@ CREATE TABLE IF NOT EXISTS dead (
     UNIQUE (kind, uuid)
 );
 """
+
+_SECOND = (
+    "ALTER TABLE modules ADD COLUMN program TEXT",
+    "ALTER TABLE modules ADD COLUMN heir TEXT",
+)
+"""What makes a list of version 1 one of version 2, beside new tables."""
 
 _JSON = {"apis", "platform", "metadata", "args", "channels", "ended"}
 _TUPLES = {"apis", "channels"}
@@ -118,7 +128,9 @@ class FleetList:
                 f"has version {error}; this wasmsr reads up to {SCHEMA}",
                 "install the wasmsr that made it",
             ) from None
-        if not version:
+        for statement in _SECOND if version == 1 else ():
+            run(statement)
+        if version < SCHEMA:
             sqlite_files.mark(self._database, APPLICATION, SCHEMA)
         for statement in _TABLES.split(";")[:-1]:
             run(statement)
@@ -177,6 +189,12 @@ class FleetList:
         run("INSERT OR REPLACE INTO dead (kind, uuid) VALUES (?, ?)", (table, uuid))
         too_many = "SELECT number FROM dead ORDER BY number DESC LIMIT 1 OFFSET ?"
         for (last,) in run(too_many, (DEAD_KEPT,)).fetchall():
+            run(
+                "DELETE FROM owners WHERE program IN (SELECT program FROM modules "
+                "WHERE status = 'D' AND uuid IN "
+                "(SELECT uuid FROM dead WHERE number <= ? AND kind = 'modules'))",
+                (last,),
+            )
             for kind in _TABLE.values():
                 run(
                     f"DELETE FROM {kind} WHERE status = 'D' AND uuid IN "
@@ -249,7 +267,10 @@ class FleetList:
     def forget(self, uuid: str) -> None:
         """Remove a module that is over: another one has its UUID now."""
         with self._lock, self._told():
-            self._database.execute("DELETE FROM modules WHERE uuid = ?", (uuid,))
+            run = self._database.execute
+            run("DELETE FROM owners WHERE program IN (SELECT program FROM modules WHERE uuid = ?)",
+                (uuid,))  # fmt: skip
+            run("DELETE FROM modules WHERE uuid = ?", (uuid,))
 
     def _rows(self, kind: type[FleetRow], where: str, *values: Any) -> list[FleetRow]:
         names = list(kind.__dataclass_fields__)
@@ -262,6 +283,25 @@ class FleetList:
             kind(**{name: _read(name, value) for name, value in zip(names, row, strict=True)})
             for row in found
         ]
+
+    # -- owners ------------------------------------------------------------------------------------
+
+    def leased(self, program: str) -> ModuleRow | None:
+        """Return the module with a program, by its id."""
+        return next(iter(self._rows(ModuleRow, "WHERE program = ?", program)), None)
+
+    def owner(self, program: str) -> bytes | None:
+        """Return the record of a program's owner, as bytes."""
+        with self._lock, self._told():
+            found = self._database.execute(
+                "SELECT record FROM owners WHERE program = ?", (program,)
+            ).fetchone()
+        return None if found is None else bytes(found[0])
+
+    def own(self, program: str, record: bytes) -> None:
+        """Make the record of a program's owner, or replace it."""
+        with self._lock, self._told():
+            self._database.execute("REPLACE INTO owners VALUES (?, ?)", (program, record))
 
     # -- messages ----------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from wasmsr.fleet.failures import FleetError
 from wasmsr.fleet.orchestrator.fleet_list import FleetList
+from wasmsr.fleet.orchestrator.owners import program_id
 from wasmsr.fleet.orchestrator.rows import (
     APIS,
     KEEPALIVE_SECONDS,
@@ -24,9 +25,11 @@ from wasmsr.fleet.orchestrator.rows import (
     ModuleRow,
     RuntimeRow,
 )
+from wasmsr.fleet.orchestrator.succession import Succession
 from wasmsr.fleet.wire.failures import WireError
 from wasmsr.fleet.wire.messages import LARGEST, SHOWN, FleetMessage, decode
 from wasmsr.fleet.wire.topics import FleetRealm
+from wasmsr.ownership.lease import LEASE_SECONDS
 
 MISSED = 3
 """Keep-alives that a runtime may miss before it counts as gone, if it has ever sent one."""
@@ -57,15 +60,21 @@ class FleetOrchestrator:
         fleet: The list.
         realm: The topics.
         clock: Seconds since 1970.
+        lease: Seconds of the leases of modules that go on elsewhere; 0 for none.
     """
 
     def __init__(
-        self, fleet: FleetList, realm: FleetRealm, clock: Callable[[], float] = time.time
+        self,
+        fleet: FleetList,
+        realm: FleetRealm,
+        clock: Callable[[], float] = time.time,
+        lease: float = LEASE_SECONDS,
     ) -> None:
         self.fleet = fleet
         self.realm = realm
         self._clock = clock
         self._since = self._ticked = clock()
+        self._succession = Succession(fleet, clock, lease, self)
 
     def subscriptions(self) -> dict[str, int]:
         """Return the filters of the topics that an orchestrator listens to, with their QoS.
@@ -75,7 +84,8 @@ class FleetOrchestrator:
         """
         below = f"{self.realm.name}/proc"
         kept = dict.fromkeys((f"{below}/reg/+", f"{below}/control", f"{below}/control/+"), 1)
-        return kept | {f"{below}/keepalive/+": 0}
+        # Nor does a question to the register wait: whoever asks it asks again.
+        return kept | {f"{below}/keepalive/+": 0, f"{below}/register": 0}
 
     def receive(self, topic: str, payload: bytes, again: bool = False) -> None:
         """Take a message. What follows from it is in the list: rows, and messages to publish.
@@ -113,6 +123,37 @@ class FleetOrchestrator:
         except Exception as error:  # noqa: BLE001  no message may end the service, or come for ever
             self.refuse(WireError("internal error", type(error).__name__))
 
+    def answer(self, payload: bytes) -> tuple[str, bytes] | None:
+        """Return the answer of the register to a question, as a topic and a message.
+
+        Returns:
+            None if it is no question; that is said where all errors are.
+
+        Raises:
+            FleetError: The list cannot be used.
+        """
+        try:
+            message = decode(payload)
+            kind = message.kind("register")
+            if message.type == "resp":
+                return None
+            topic = self.realm.topic("register", message.data["runtime"])
+        except WireError as error:
+            self.refuse(error)
+            return None
+        said: dict[str, Any]
+        try:
+            with self.fleet.changing():
+                said = getattr(self._succession.owners, f"take_{kind}")(message.data)
+        except WireError as error:
+            said = {"result": "refused", "message": str(error)[:LONGEST_ANSWER]}
+        except FleetError:
+            raise
+        except Exception as error:  # noqa: BLE001  no question may end the service
+            said = {"result": "refused", "message": f"internal error: {type(error).__name__}"}
+        answer = FleetMessage(None, said, "resp", message.object_id)
+        return topic, answer.encode()
+
     def refuse(self, error: WireError) -> None:
         """Say that a message could not be used."""
         value = error.value
@@ -122,7 +163,8 @@ class FleetOrchestrator:
         self._send("log", "orchestrator", message=FleetMessage("error", data, "resp"))
 
     def tick(self) -> None:
-        """Take runtimes that have been silent for too long as gone. Call it every few seconds.
+        """Take runtimes that have been silent for too long as gone, and modules whose leases have
+        ended as lost. Call it every few seconds.
 
         Silence counts only while this process has listened all the time.
         """
@@ -131,12 +173,12 @@ class FleetOrchestrator:
             self._since = now
         self._ticked = now
         latest = now - MISSED * KEEPALIVE_SECONDS
-        if self._since > latest:
-            return
         with self.fleet.changing():
-            for runtime in self.fleet.in_state(RuntimeRow, A):
+            for runtime in self.fleet.in_state(RuntimeRow, A) if self._since <= latest else ():
                 if runtime.seen is not None and runtime.seen < latest:
                     self._lose(runtime)
+            self._succession.find_overdue(self._since)
+            self._succession.seek_heirs()
 
     # -- registration ------------------------------------------------------------------------------
 
@@ -167,7 +209,7 @@ class FleetOrchestrator:
         self._acknowledge(message, row)
         if old is None or old.status is D:
             for module in self.fleet.modules_of(row.uuid, K):
-                self._start(module, row.uuid)
+                self.start(module, row.uuid)
         self._fill()
 
     def _take_departure(self, message: FleetMessage, at: str | None) -> None:
@@ -191,7 +233,10 @@ class FleetOrchestrator:
         for module in self.fleet.modules_of(runtime.uuid, A, E):
             status = K if module.status is A else D
             ended = {"reason": "killed", "message": "its runtime is gone"}
-            self.fleet.put(replace(module, status=status, ended=ended))
+            row = self._succession.end(module) if status is D else module
+            self.fleet.put(replace(row, status=status, ended=ended))
+        self._succession.lose_heir(runtime.uuid)
+        self._succession.seek_heirs()
 
     def _take_keepalive(self, message: FleetMessage, at: str | None) -> None:
         runtime = self._find(RuntimeRow, message.data["uuid"])
@@ -201,14 +246,14 @@ class FleetOrchestrator:
         running = {child["uuid"] for child in message.data["children"]}
         for module in self.fleet.modules_of(runtime.uuid, K):
             if module.uuid in running:
-                self.fleet.put(replace(module, status=A, ended=None))
+                self.fleet.put(replace(self._succession.relieve(module), status=A, ended=None))
             elif not back:  # if it had ended meanwhile, that was said by now
-                self._start(module, runtime.uuid)
+                self.start(module, runtime.uuid)
         if back:
             for name in running:
                 found = self.fleet.get(ModuleRow, name)
                 if found is not None and found.parent == runtime.uuid and found.status is D:
-                    self._stop(found, runtime.uuid)  # it was deleted while nobody could say so
+                    self.stop(found, runtime.uuid)  # it was deleted while nobody could say so
             self._fill()
 
     # -- modules -----------------------------------------------------------------------------------
@@ -274,19 +319,35 @@ class FleetOrchestrator:
             if rooms:
                 chosen = min(rooms, key=lambda one: (loads.get(one.uuid, 0), one.name, one.uuid))
                 loads[chosen.uuid] = loads.get(chosen.uuid, 0) + 1
-                self._start(module, chosen.uuid)
+                self.start(module, chosen.uuid)
+        self._succession.seek_heirs()
 
-    def _start(self, module: ModuleRow, runtime: str) -> None:
-        row = self.fleet.put(
-            replace(module, parent=runtime, status=A, epoch=module.epoch + 1, ended=None)
-        )
-        data = row.wire()
+    def start(self, module: ModuleRow, runtime: str) -> None:
+        """Have a runtime begin a module; see `ModuleDesk`."""
+        at = self.fleet.get(RuntimeRow, runtime)
+        leased = at is not None and self._succession.can_lease(module, at)
+        live = self._succession.owners.is_live(module.program)
+        if live and not leased:
+            return  # its state is where this runtime cannot find it: another one takes it over
+        row = replace(module, parent=runtime, status=A, ended=None)
+        after = replace(row, epoch=module.epoch + 1)
+        if not live:  # otherwise the epoch is that of the record, and the register counts
+            after = replace(after, program=program_id(after) if leased else None)
+        self.fleet.put(row if live else after)
+        self.give(after, runtime)
+
+    def give(self, module: ModuleRow, runtime: str) -> None:
+        """Ask a runtime to run a module, or to take it over; see `ModuleDesk`."""
+        data = module.wire() | {"parent": runtime, "status": A.value}
         at = self.fleet.get(RuntimeRow, runtime)
         if at is not None and at.runtime_type == OURS:
-            data["epoch"] = row.epoch
+            data["epoch"] = module.epoch
+            if module.program is not None:
+                data["lease"] = {"program": module.program, "seconds": self._succession.lease}
         self._send("control", runtime, message=FleetMessage("create", data))
 
-    def _stop(self, module: ModuleRow, runtime: str) -> None:
+    def stop(self, module: ModuleRow, runtime: str) -> None:
+        """Ask a runtime to have a module no more; see `ModuleDesk`."""
         data = {"type": "module", "uuid": module.uuid}
         self._send("control", runtime, message=FleetMessage("delete", data))
 
@@ -295,19 +356,22 @@ class FleetOrchestrator:
         if module.status in (A, E):
             self.fleet.put(replace(module, status=E))
             assert module.parent is not None
-            self._stop(module, module.parent)
+            self.stop(module, module.parent)
         elif module.status in (K, Q):
             ended = {"reason": "killed", "message": "deleted before it ran again"}
-            self.fleet.put(replace(module, status=D, ended=ended))
+            self.fleet.put(replace(self._succession.end(module), status=D, ended=ended))
 
     def _take_exit(self, message: FleetMessage, at: str | None) -> None:
         module = self._find(ModuleRow, message.data["uuid"])
+        if at is not None and module.heir == at:  # it cannot take the module over
+            self.fleet.put(replace(module, heir=None))
+            return
         if at is not None and module.parent != at:
             raise WireError("invalid Module Name/UUID", module.uuid)  # it runs elsewhere
         if module.status not in (A, E, K):
             return
         ended = {name: value for name, value in message.data.items() if name not in _NAMES}
-        self.fleet.put(replace(module, status=D, ended=ended))
+        self.fleet.put(replace(self._succession.end(module), status=D, ended=ended))
         self._fill()
 
     # -- helpers -----------------------------------------------------------------------------------

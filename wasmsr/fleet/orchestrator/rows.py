@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -13,6 +14,12 @@ OURS: Final = "wasmsr"
 """The type of our runtimes: they are told how often a module was given to one, too."""
 KEEPALIVE_SECONDS: Final = 60
 """How often a runtime says that it is there."""
+
+
+def device_uuids(node: bytes) -> tuple[str, str]:
+    """Return the UUIDs of a device of ours, as manager and as runtime, by the id of its node."""
+    manager = uuid.UUID(bytes=node[:16].ljust(16, b"\0"))
+    return str(manager), str(uuid.uuid5(manager, "runtime"))
 
 
 class FleetState(str, Enum):
@@ -102,6 +109,9 @@ class ModuleRow:
         status: Its state.
         epoch: How often it was given to a runtime.
         ended: What its runtime said of its end, or nothing.
+        program: The id of its record in the register of owners, in hexadecimal digits; None if it
+            runs without a lease.
+        heir: The UUID of the runtime that is to take it over, or None.
     """
 
     index: int
@@ -115,6 +125,8 @@ class ModuleRow:
     status: FleetState = FleetState.ALIVE
     epoch: int = 0
     ended: Mapping[str, Any] | None = None
+    program: str | None = None
+    heir: str | None = None
 
     def wire(self) -> dict[str, Any]:
         """Return it as a request to its runtime."""

@@ -116,4 +116,5 @@ def show(row: ModuleRow) -> dict[str, Any]:
     """Return everything of a module, as the interface has it."""
     found = row.wire()
     del found["type"]
-    return found | {"epoch": row.epoch, "ended": row.ended}
+    leased = {"leased": row.program is not None, "heir": row.heir}
+    return found | {"epoch": row.epoch, "ended": row.ended} | leased

@@ -42,6 +42,9 @@ KINDS: Mapping[tuple[str, str | None, str, str | None], str] = {
     ("control", "exited", "req", "module"): "exit",
     ("keepalive", "update", "req", "runtime"): "keepalive",
     ("log", "error", "resp", None): "failure",
+    ("register", "read", "req", None): "reading",
+    ("register", "swap", "req", None): "swap",
+    ("register", None, "resp", None): "verdict",
 }
 """What a message is, by the kind of its topic, its action, its type and the type in its data. The
 names are those of the definitions in the schema."""

@@ -15,8 +15,12 @@ OWN: Final = "$SL/"
 PROCESSES: Final = "proc"
 """Below `REALM/proc` are all topics of the protocol."""
 
-IDS = {"reg": 1, "control": 1, "keepalive": 1, "stdio": 1, "profile": 3, "log": 1}
+IDS = {
+    "reg": 1, "control": 1, "keepalive": 1, "stdio": 1, "profile": 3, "log": 1, "register": 1,
+}  # fmt: skip
 """For each kind of topic, how many parts follow it."""
+ASKED = ("control", "register")
+"""Kinds of topics that also have one without parts, where others ask the orchestrator."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class FleetTopic:
     """A topic of the protocol.
 
     Attributes:
-        kind: `reg`, `control`, `keepalive`, `stdio`, `profile` or `log`.
+        kind: `reg`, `control`, `keepalive`, `stdio`, `profile`, `log` or `register`.
         ids: What follows: the UUID of a manager, runtime or module; for `profile` its kind and the
             UUIDs of runtime and module; for `log` who writes. Empty where clients ask.
     """
@@ -64,7 +68,8 @@ class FleetRealm:
             return None
         kind, *ids = topic[len(begin) :].split("/")
         most = IDS.get(kind)
-        if most is None or not all(ids) or len(ids) not in (most, 0 if kind == "control" else most):
+        counts = (most, 0) if kind in ASKED else (most,)
+        if most is None or not all(ids) or len(ids) not in counts:
             return None
         return FleetTopic(kind, tuple(ids))
 
