@@ -138,7 +138,7 @@ def test_what_others_could_have_written_is_not_used(cache: Path, tmp_path: Path)
         assert "chmod go-w" in (refused.value.hint or "")
     found = open_warm(recipe, limits)
     assert found is not None
-    found[0].close()
+    found.moment.close()
     one = tmp_path / "one"
     one.touch()
     for mode, own in ((0o400, True), (0o644, True), (0o620, False), (0o602, False)):

@@ -90,6 +90,88 @@ def test_it_goes_to_any_moment_for_long(method: type[DirtyMethod], seed: int) ->
     random_walk(method, seed, 400)
 
 
+def changed_walk(method: type[DirtyMethod], seed: int, steps: int) -> None:
+    """What may differ from where a history began is named, over ways back and over forks."""
+    source = random.Random(seed)
+    machine = Machine()
+    for _ in range(20):
+        machine.step(source)
+    with History(machine.store, method=method) as first:
+        assert first.changed() is None
+        begun = first.take()
+    wanted = bytes(machine.store.memory_view(0))
+    history: History | None = None
+    moments: list[Moment] = []
+
+    def fork(moment: Moment) -> History:
+        (made,) = moment.fork(
+            1, imports={"host": {"write": machine._host}}, stdin=machine.input
+        )
+        machine.store.close()
+        machine._use(made)
+        return History(made, method=method, begun=moment)
+
+    for _ in range(steps):
+        if history is None or source.random() < 0.1:
+            last = begun if history is None else history.take()
+            if history is not None:
+                history.close()
+            history, moments = fork(last), []
+        for _ in range(source.randrange(4)):
+            machine.step(source)
+        choice = source.random()
+        if choice < 0.4 or not moments:
+            moments.append(history.take())
+        elif choice < 0.7:
+            history.go_to(source.choice(moments))
+            machine._use(machine.store)
+        elif choice < 0.8:
+            history.drop(moments.pop(source.randrange(len(moments))))
+        now = bytes(machine.store.memory_view(0))
+        (runs,) = history.changed() or ()
+        named = {p for first, n in pairs_of(runs) for p in range(first, first + n)}
+        for page in range(len(now) // PAGE_SIZE):
+            part = slice(page * PAGE_SIZE, (page + 1) * PAGE_SIZE)
+            before = wanted[part] or bytes(PAGE_SIZE)
+            assert page in named or now[part] == before, f"page {page} is not named"
+    assert history is not None
+    history.close()
+    machine.close()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_names_what_may_differ_from_its_beginning(
+    method: type[DirtyMethod], seed: int
+) -> None:
+    changed_walk(method, seed, 60)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("seed", range(100, 106))
+def test_it_names_it_for_long(method: type[DirtyMethod], seed: int) -> None:
+    changed_walk(method, seed, 400)
+
+
+def test_what_was_not_written_is_not_named() -> None:
+    store = Store()
+    memory = store.instantiate(COUNTER).memory("memory")
+    memory.data[5 * PAGE_SIZE] = 1
+    moment = History(store).take()
+    (fork,) = moment.fork(1)
+    with fork:
+        history = History(fork, begun=moment)
+        data = fork.memory_view(0)
+        data[7 * PAGE_SIZE] = 1
+        kept = history.take()
+        data[9 * PAGE_SIZE] = 1
+        assert [list(one) for one in history.changed() or ()] == [[7, 1, 9, 1]]
+        history.go_to(kept)
+        assert [list(one) for one in history.changed() or ()] == [[7, 1]]
+        over = [MemoryImage(len(data), before=one, written=one.written) for one in kept.images]
+        history.close()
+        assert [list(one) for one in History(fork, over=over).changed() or ()] == [[7, 1]]
+
+
 COUNTER = text("""(module
   (memory (export "memory") 2 20) (global $g (export "g") (mut i32) (i32.const 0))
   (table (export "t") 1 10 funcref)

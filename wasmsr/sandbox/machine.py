@@ -17,6 +17,7 @@ from wasmsr.sandbox.guests import WORK, Guest, guest_named
 from wasmsr.sandbox.results import SandboxError, SandboxLimits
 from wasmsr.sandbox.states.records import SandboxRecord, read_record, with_record
 from wasmsr.sandbox.streams import AnswerReader, Mailbox
+from wasmsr.snapshot.memory.bases import MemoryBases
 from wasmsr.snapshot.moments.history import History
 from wasmsr.snapshot.snapshot import Snapshot
 from wasmsr.wasi.facade import Wasi
@@ -24,8 +25,11 @@ from wasmsr.wasi.filesystem.mounts import Mount
 
 if TYPE_CHECKING:
     from wasmsr.interp.store.instance import Instance
+    from wasmsr.snapshot.memory.page_engine import Runs
+    from wasmsr.snapshot.moments.images import MemoryImage
     from wasmsr.snapshot.moments.moment import Moment
     from wasmsr.snapshot.state import SnapshotState
+    from wasmsr.snapshot.store.increments import IncrementBase
 
 GRACE = 1_000_000_000
 """Instructions in which code may end after it was told to."""
@@ -54,6 +58,7 @@ class Machine:
         history: The moments of the store.
         forks: How many forks it has had; from their numbers follows what is random in those of a
             deterministic sandbox.
+        base: The prepared state from which it comes, if that is a file.
     """
 
     def __init__(
@@ -65,6 +70,8 @@ class Machine:
         mounts: Sequence[Mount],
         *,
         begun: Moment | None = None,
+        over: Sequence[MemoryImage] = (),
+        base: IncrementBase | None = None,
     ) -> None:
         self.guest = guest
         self.store = store
@@ -72,7 +79,8 @@ class Machine:
         self.about = dict(about)
         self.mounts = tuple(mounts)
         self.reader = AnswerReader()
-        self.history = History(store, begun=begun)
+        self.history = History(store, begun=begun, over=over)
+        self.base = base
         self.closed = False
         self.forks = 0
         self._guard: Moment | None = None
@@ -139,7 +147,7 @@ class Machine:
         """
         self.forks += 1
         made = forked(self.guest, moment, self.about, self.mounts, limits, self.forks)
-        made.reader.rest = self.reader.rest
+        made.reader.rest, made.base = self.reader.rest, self.base
         if in_call:  # it may be long until it reads the request that `forked` has sent
             interrupts.interrupt(made.store, made.about, "forked")
         return made
@@ -161,18 +169,53 @@ class Machine:
         self.reader.rest = b""
         return True
 
-    def state(self, call: PendingCall | None, limits: SandboxLimits) -> SnapshotState:
-        """Return the state of the guest, with what the host knows of the call."""
+    def changed(self) -> list[Runs] | None:
+        """Return the pages of each memory that may differ from `base`; None if nobody knows."""
+        return None if self.base is None else self.history.changed()
+
+    def state(
+        self, call: PendingCall | None, limits: SandboxLimits, *, views: bool = False
+    ) -> SnapshotState:
+        """Return the state of the guest, with what the host knows of the call.
+
+        Args:
+            call: The call.
+            limits: What the machine may use.
+            views: As for `Snapshot.of`.
+        """
         record = SandboxRecord(
             self.guest.name, self.about, self.reader.rest, limits, self.forks, call
         )
-        return with_record(Snapshot.of(self.store).state, record)
+        return with_record(Snapshot.of(self.store, views=views).state, record)
 
     @classmethod
     def of_state(
-        cls, state: SnapshotState, mounts: Sequence[Mount], limits: SandboxLimits | None
+        cls,
+        state: SnapshotState,
+        mounts: Sequence[Mount],
+        limits: SandboxLimits | None,
+        base: IncrementBase | None = None,
+        images: Sequence[MemoryImage] = (),
     ) -> tuple[Machine, SandboxRecord]:
-        """Return the machine of a state that `state` gave, and its record. Raises SnapshotError."""
+        """Return the machine of a state that `state` gave, and its record.
+
+        Args:
+            state: The state.
+            mounts: Folders of the host.
+            limits: What it may use; None takes what the record says.
+            base: The prepared state of which `state` has no pages.
+            images: With a base, the memories, which are mapped.
+
+        Raises:
+            SnapshotError: It is no sandbox, or one of another version of the guest.
+            MissingPackageError: The guest's package is not installed.
+        """
+
+        def lay(store: Store, address: int) -> bool:
+            store.bases = store.bases or MemoryBases(store)
+            images[address].lay(store, address, store.bases)
+            return True
+
         state, record = read_record(state)
         guest = guest_named(record.guest)
         limits = limits or record.limits
@@ -181,8 +224,9 @@ class Machine:
             modules=[guest.module],
             **_outside(guest, streams, mounts, limits),
             limits=store_limits(limits),
+            lay=lay if images else None,
         )
-        made = cls(guest, store, streams, record.about, mounts)
+        made = cls(guest, store, streams, record.about, mounts, over=images, base=base)
         made.reader.rest, made.forks = record.rest, record.forks
         return made, record
 
@@ -203,6 +247,7 @@ def forked(
     mounts: Sequence[Mount],
     limits: SandboxLimits,
     number: int,
+    base: IncrementBase | None = None,
 ) -> Machine:
     """Return a new machine in the state of a moment, whose random numbers are its own.
 
@@ -213,6 +258,7 @@ def forked(
         mounts: Folders of the host.
         limits: What the machine may use.
         number: Which fork of the state it is, from 1.
+        base: The prepared state that the moment is, if that is a file.
     """
     streams = (Mailbox(), OutputSink(), OutputSink())
     (store,) = moment.fork(
@@ -220,7 +266,7 @@ def forked(
         first=number,
         **_outside(guest, streams, mounts, limits),
     )
-    made = Machine(guest, store, streams, about, mounts, begun=moment)
+    made = Machine(guest, store, streams, about, mounts, begun=moment, base=base)
     # Behind what is unread, of which the beginning may be the rest of a request.
     streams[0].send(op="forked", seed=moment.fresh(number).hex())
     return made

@@ -26,7 +26,9 @@ from wasmsr.wasi.filesystem.mounts import Mount
 
 if TYPE_CHECKING:
     from wasmsr.sandbox.states.parking import StoreName
+    from wasmsr.snapshot.moments.images import MemoryImage
     from wasmsr.snapshot.state import SnapshotState
+    from wasmsr.snapshot.store.increments import IncrementBase
 
 Tools = Mapping[str, Callable[..., Any]] | Iterable[Callable[..., Any]]
 Answer = TypeVar("Answer")
@@ -371,8 +373,9 @@ class Sandbox(CallDriver):
     def park(self, store: StoreName, name: str) -> None:
         """Put the sandbox into a store of snapshots, and close it; its snapshots are forgotten.
 
-        A call that is interrupted or waits for `deliver` goes along. Pages that other sandboxes of
-        the store have too take no room.
+        A call that is interrupted or waits for `deliver` goes along. Pages that are as in the
+        prepared set take no room (`wasmsr sandbox warm`), if the store is a folder; otherwise pages
+        that others of the store have too.
 
         Args:
             store: The store, its folder or its address; a folder that is not there is made.
@@ -384,7 +387,7 @@ class Sandbox(CallDriver):
         from wasmsr.sandbox.states.parking import put_away
 
         with self._used():  # until it is closed: no other thread may go on with what was stored
-            put_away(self._machine.state(self._call, self.limits), store, name)
+            put_away(self._machine, self._call, self.limits, store, name)
             self.close()
 
     @classmethod
@@ -412,10 +415,10 @@ class Sandbox(CallDriver):
         """
         from wasmsr.sandbox.states.parking import fetched, take_out
 
-        state, root = fetched(store, name)
-        made = cls._of_state(state, mounts, tools, limits)
+        found = fetched(store, name)
+        made = cls._of_state(found.state, mounts, tools, limits, found.base, found.images)
         try:
-            take_out(store, name, root)
+            take_out(store, name, found.root)
         except BaseException:
             made.close()
             raise
@@ -436,10 +439,12 @@ class Sandbox(CallDriver):
         mounts: Sequence[Mount | str],
         tools: Tools,
         limits: SandboxLimits | None,
+        base: IncrementBase | None = None,
+        images: Sequence[MemoryImage] = (),
     ) -> Sandbox:
         given = [Mount.parse(one) if isinstance(one, str) else one for one in mounts]
         box = ToolBox(tools)
-        machine, record = Machine.of_state(state, given, limits)
+        machine, record = Machine.of_state(state, given, limits, base, images)
         return cls(machine, tools=box, limits=limits or record.limits, call=record.call)
 
     def _used(self) -> _Use:

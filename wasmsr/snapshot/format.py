@@ -42,6 +42,7 @@ __all__ = [
     "read_file",
     "save",
     "save_pieces",
+    "sync_folder",
 ]
 
 Path: TypeAlias = str | os.PathLike[str]
@@ -174,7 +175,7 @@ def appear(
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_folder(folder or os.curdir)
+    sync_folder(folder or os.curdir)
     return written
 
 
@@ -193,7 +194,7 @@ def _give_free_name(temporary: str, target: str, others: Iterator[str]) -> None:
             return
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     """Make a rename last. Some file systems cannot, and the file itself is safe by now."""
     with suppress(OSError):
         number = os.open(folder, os.O_RDONLY)

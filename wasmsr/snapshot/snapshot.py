@@ -62,6 +62,7 @@ class Snapshot:
         fuel: int | None = None,
         embed: bool = False,
         parent: Snapshot | None = None,
+        views: bool = False,
     ) -> Snapshot:
         """Return the state of a paused or idle store.
 
@@ -75,6 +76,8 @@ class Snapshot:
                 snapshot.
             embed: Put the modules' binaries into the snapshot.
             parent: The snapshot that this program was restored from, for the record.
+            views: Do not copy the memories. Then the snapshot is right only until the program
+                runs, changes or is closed.
 
         Raises:
             UnportableState: The store is running, holds something that no snapshot can carry, or
@@ -100,6 +103,8 @@ class Snapshot:
             parent=None if parent is None else parent.state.lineage.id,
         )
         files.keep()
+        if views:
+            return cls(found)
         copies = [replace(memory, data=copied(memory.data)) for memory in found.memories]
         return cls(replace(found, memories=copies))
 

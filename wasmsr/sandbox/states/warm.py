@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wasmsr import __version__
 from wasmsr.errors import SnapshotError
@@ -29,6 +29,7 @@ from wasmsr.interp.modules.module_cache import default_folder
 from wasmsr.sandbox.guests import Guest
 from wasmsr.sandbox.machine import Machine, forked, guest_imports, store_limits
 from wasmsr.sandbox.results import SandboxError, SandboxLimits
+from wasmsr.sandbox.states.bases import open_base
 from wasmsr.sandbox.states.records import read_record
 from wasmsr.snapshot.encoding.canonical import pack
 from wasmsr.snapshot.snapshot import Snapshot
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from wasmsr.snapshot.moments.moment import Moment
+    from wasmsr.snapshot.store.increments import IncrementBase
 
 KINDS = 8
 """Kinds of sandboxes that one process keeps prepared; each holds the memory of one."""
@@ -99,6 +101,20 @@ class WarmRecipe:
             return Machine.start(self.guest, mounts, limits, deterministic=self.deterministic)
 
 
+class WarmSet(NamedTuple):
+    """A prepared sandbox.
+
+    Attributes:
+        moment: What forks come from.
+        about: Addresses that the guest's driver has told.
+        base: Its file, over which sandboxes are parked; None if it is in this process only.
+    """
+
+    moment: Moment
+    about: dict[str, Any]
+    base: IncrementBase | None = None
+
+
 class _Kind:
     """A kind of sandboxes, prepared in this process. Its lock is held while it is used."""
 
@@ -106,6 +122,7 @@ class _Kind:
         self.lock = threading.Lock()
         self.moment: Moment | None = None
         self.about: dict[str, Any] = {}
+        self.base: IncrementBase | None = None
         self.gone = False
         self.forks = 0
 
@@ -118,10 +135,10 @@ class _Kind:
                 if recipe.path.exists() and _is_private():  # it cannot be used as it is
                     with suppress(SnapshotError, OSError):
                         _write(recipe, machine)
-                found = machine.history.take(), machine.about
+                found = WarmSet(machine.history.take(), machine.about)
             finally:
                 machine.close()
-        moment, self.about = found
+        moment, self.about, self.base = found
         if seed is not None and moment.wasi is not None:
             state = replace(moment.wasi.state, seed=Random.seed_of(seed), position=0)
             moment.wasi.state = state
@@ -157,7 +174,7 @@ def warm_machine(
                 continue
             moment = kind.moment or kind.prepare(recipe, limits, seed)
             kind.forks = 1 if deterministic else kind.forks + 1
-            return forked(guest, moment, kind.about, mounts, limits, kind.forks)
+            return forked(guest, moment, kind.about, mounts, limits, kind.forks, kind.base)
 
 
 def _kind(key: Any) -> _Kind:
@@ -182,18 +199,15 @@ def warm_folder() -> Path:
     return Path(default_folder()) / "guests" / "warm"
 
 
-def open_warm(recipe: WarmRecipe, limits: SandboxLimits) -> tuple[Moment, dict[str, Any]] | None:
-    """Return the moment of a file that was prepared, and its addresses.
-
-    Returns:
-        None if there is no file, or none that can be used.
-    """
+def open_warm(recipe: WarmRecipe, limits: SandboxLimits) -> WarmSet | None:
+    """Return what a file has that was prepared; None if there is none that can be used."""
     path = recipe.path
     if not path.exists() or not _is_private() or not _is_own(path):
         return None
     given = store_limits(limits)
     try:
-        state, record = read_record(Snapshot.load(path, limits=given).state)
+        base = open_base(path, given)
+        state, record = read_record(base.state)
         if record.guest != recipe.guest.name or record.call is not None or record.rest:
             return None
         snapshot = Snapshot(state)
@@ -202,7 +216,7 @@ def open_warm(recipe: WarmRecipe, limits: SandboxLimits) -> tuple[Moment, dict[s
         )
     except SnapshotError:
         return None
-    return moment, dict(record.about)
+    return WarmSet(moment, dict(record.about), base)
 
 
 def _is_private() -> bool:
@@ -248,7 +262,7 @@ def write_warm(recipe: WarmRecipe, *, renew: bool = False) -> tuple[Path, bool]:
         )
     found = None if renew else open_warm(recipe, limits)
     if found is not None:
-        found[0].close()
+        found.moment.close()
     else:
         machine = recipe.start(limits)
         try:

@@ -198,6 +198,15 @@ class Decoder:
         return [space.tree for space in self._draft.spaces]
 
     @property
+    def stored_pages(self) -> list[list[tuple[int, int]]]:
+        """The runs of pages (first, count) that the snapshot itself has, for each memory.
+
+        After `finish`, in version 2; none of a mapped snapshot.
+        """
+        runs = self._draft.page_runs
+        return [runs.of_space(number) for number in range(len(runs.spaces))]
+
+    @property
     def signatures(self) -> tuple[Signature, ...]:
         """The signatures over the root, whoever made them; known after `finish`."""
         return self._draft.signatures

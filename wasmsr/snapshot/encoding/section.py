@@ -145,19 +145,22 @@ class _NoSink:
 class ReadBase:
     """The snapshot that an incremental one is made against, read before.
 
-    A reader takes over its memories: the state is of no use afterwards.
+    A reader takes over its memories: the state is of no use afterwards. A sparse base keeps them.
 
     Attributes:
         root: Its root digest.
         state: Its state.
         trees: The digests of its memories, by number.
         depth: How many snapshots are below it.
+        sparse: Whether its pages are left out. Memories that are read have zeros where the
+            snapshot has no pages of its own, and the caller has the base's pages.
     """
 
     root: bytes
     state: SnapshotState
     trees: list[SpaceTree]
     depth: int
+    sparse: bool = False
 
 
 def no_base(root: bytes) -> ReadBase:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from collections.abc import Mapping, Sequence
+
 from wasmsr.errors import SnapshotError, UnportableState, WasmsrError
 from wasmsr.snapshot.memory.dirty_pages import DirtyMethod, DirtyTracker
-from wasmsr.snapshot.memory.page_engine import PAGE_SIZE
+from wasmsr.snapshot.memory.page_engine import PAGE_SIZE, Runs, runs_of
 from wasmsr.snapshot.memory.space_name import MEMORY_SPACE, SpaceName
 from wasmsr.snapshot.moments.images import MemoryImage, WrittenPages, either
 from wasmsr.snapshot.moments.moment import Moment, SavedWasi
@@ -39,6 +41,8 @@ class History:
         method: How written pages are found; None takes this host's best.
         begun: The moment of which the store is a fork that has not run yet. Then the first moment
             of the history costs no copy of all memory.
+        over: In place of `begun`, the images that were laid under the memories of the store, each
+            with what differs from the image before it.
 
     Raises:
         SnapshotError: The host cannot find written pages, or has no room.
@@ -50,6 +54,7 @@ class History:
         *,
         method: type[DirtyMethod] | None = None,
         begun: Moment | None = None,
+        over: Sequence[MemoryImage] = (),
     ) -> None:
         if store.wasi is not None:  # the imports take 30 ms, which the first moment need not
             from wasmsr.wasi.state import capture, checked_state, restore
@@ -60,8 +65,17 @@ class History:
         self._consumer = self._tracker.consumer()
         self._files: Contents | None = None
         """What the program's files consisted of in the moment taken last."""
-        self._images: list[MemoryImage] = [] if begun is None else list(begun.images)
+        self._images = list(over) if begun is None else list(begun.images)
         """The images from which the store's memories differ by what was written since."""
+        self._since: list[bytearray] | None = None
+        """Flags of the pages that may differ from where the history began: those of `_images`."""
+        if begun is not None:
+            self._since = [bytearray(flags) for flags in begun.since or [b""] * len(begun.images)]
+        elif over:
+            self._since = [
+                bytearray(b"\1" * one.pages) if one.before is None else one.written.flags(one.pages)
+                for one in over
+            ]
 
     def take(self) -> Moment:
         """Return the present moment of the program, which is paused or between two calls.
@@ -85,10 +99,51 @@ class History:
                     self._image(address, changes) for address in range(store.state.counts.memories)
                 ]
                 held = store.copied(memories=False)
+                since = self._marked(changes)
         except (OSError, AttributeError, MemoryError) as error:
             raise SnapshotError(f"there is no room for the moment: {error}") from error
-        self._images = images
-        return Moment(held, images, wasi)
+        self._images, self._since = images, since
+        moment = Moment(held, images, wasi)
+        if since is not None:
+            moment.since = [bytearray(flags) for flags in since]
+        return moment
+
+    def changed(self) -> list[Runs] | None:
+        """Return the pages of each memory that may differ from where the history began.
+
+        That is the moment of which the store is a fork; where that was one of another history with
+        such a beginning, the beginning of that. With `over`, it is the image before each image.
+
+        Returns:
+            Runs for each memory; of a memory that was not there then, all pages. None if the
+            history began with nothing.
+
+        Raises:
+            SnapshotError: The host does not find the pages.
+        """
+        if self._since is None:
+            return None
+        found = self._marked(self._tracker.written(self._consumer))
+        return None if found is None else [runs_of(flags) for flags in found]
+
+    def _marked(self, written: Mapping[SpaceName, Runs]) -> list[bytearray] | None:
+        """Return the flags with what was written now, as long as the memories are."""
+        if self._since is None:
+            return None
+        state = self._store.state
+        made = []
+        for address in range(state.counts.memories):
+            pages = state.memory_place(address).size // PAGE_SIZE
+            if address >= len(self._since):
+                made.append(bytearray(b"\1" * pages))
+                continue
+            flags = self._since[address][:pages]
+            flags += bytes(pages - len(flags))
+            runs = written[SpaceName(MEMORY_SPACE, address)]
+            for first, count in zip(runs[::2], runs[1::2], strict=True):
+                flags[first : first + count] = b"\1" * count
+            made.append(flags)
+        return made
 
     def go_to(self, moment: Moment) -> None:
         """Put the program into the state of one of its moments, in place.
@@ -132,6 +187,9 @@ class History:
         with self._tracker.changes(self._consumer):
             pass  # what was written back is no change for this consumer
         self._images = list(moment.images)
+        if self._since is not None:  # of another history, nobody knows where it began
+            known = moment.since or [bytearray(b"\1" * one.pages) for one in moment.images]
+            self._since = [bytearray(flags) for flags in known]
 
     def drop(self, moment: Moment) -> None:
         """Forget a moment, and close it. Its pages go to the one moment after it, if there is one.

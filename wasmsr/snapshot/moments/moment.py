@@ -134,6 +134,9 @@ class Moment:
         self.held = held
         self.images = list(images)
         self.wasi = wasi
+        self.since: list[bytearray] | None = None
+        """For each memory, flags of the pages that may differ from the moment with which the
+        moment's history began; None if it began with none."""
         self.foreign = False
         """Whether it comes from a snapshot, and not from a running store with its functions."""
         self._hooks = hooks_of(held)
@@ -176,7 +179,7 @@ class Moment:
             held = made.copied(memories=False)
         finally:
             made.close()
-        moment = cls(held, _images_of(state), _wasi_of(state))
+        moment = cls(held, images_of(state), _wasi_of(state))
         moment.foreign = True
         return moment
 
@@ -304,7 +307,12 @@ def _wasi_of(state: SnapshotState) -> SavedWasi | None:
     return SavedWasi(read(state.wasi), state.files or Contents(), since)
 
 
-def _images_of(state: SnapshotState) -> list[MemoryImage]:
+def images_of(state: SnapshotState) -> list[MemoryImage]:
+    """Return the memories of a state that was read; those of a mapped file are not copied.
+
+    Raises:
+        SnapshotError: The host has no room.
+    """
     try:
         return [_image_of(memory) for memory in state.memories]
     except (OSError, AttributeError) as error:
@@ -320,4 +328,4 @@ def _image_of(memory: MemoryState) -> MemoryImage:
     return MemoryImage.of_bytes(memoryview(memory.data))
 
 
-__all__ = ["Moment", "SavedWasi"]
+__all__ = ["Moment", "SavedWasi", "images_of"]

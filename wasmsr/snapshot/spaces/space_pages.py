@@ -357,6 +357,13 @@ class PageRuns:
                 self._places.append((space, first, count))
                 self.stored += count
 
+    def of_space(self, number: int) -> Runs:
+        """Return the runs that the snapshot has of a space, those of zeros among them."""
+        wanted = self.spaces[number]
+        found = [(first, count) for space, first, count in self._places if space is wanted]
+        found += [(first, count) for space, first, count in self.zeros if space is wanted]
+        return sorted(found)
+
     def _pieces(self, start: int, pages: int) -> Iterator[tuple[DraftSpace, int, int]]:
         """Yield the places (space, first, count) of stored pages `start` and up."""
         run = bisect_right(self._firsts, start) - 1

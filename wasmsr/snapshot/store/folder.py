@@ -5,17 +5,23 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Container, Iterator
+import tempfile
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import IO
 
 from wasmsr.errors import FormatError, SnapshotError, printable
-from wasmsr.snapshot.format import save_pieces
+from wasmsr.snapshot.format import save_pieces, sync_folder
 from wasmsr.snapshot.store.place import FORMAT, NAMES, PACKS, LockMode, check_format
 
 MAPPED = "mapped"
-NAMES_LOCK = ".lock"  # beside the names
 """The folder of mapped files, which only this host has."""
-_OWN = {"format", "lock", PACKS, NAMES, MAPPED}
+INCREMENTS = "increments"
+"""The folder of snapshots that are files with what differs from a base."""
+BASES = "bases"
+"""The folder of their bases."""
+NAMES_LOCK = ".lock"  # beside the names
+_OWN = {"format", "lock", PACKS, NAMES, MAPPED, INCREMENTS, BASES}
 _TEMPORARY = ".part"
 
 
@@ -84,10 +90,10 @@ class StoreFolder:
         """Return the path of the mapped file of a name that has this root digest now."""
         return self.place(f"{MAPPED}/{name}-{root[:8].hex()}.bin")
 
-    def make_mapped(self) -> None:
-        """Make the folder of mapped files, which only this user may use."""
-        with self._told("write", MAPPED):
-            os.makedirs(self.place(MAPPED), mode=0o700, exist_ok=True)
+    def make(self, folder: str) -> None:
+        """Make a folder that a store need not have, and which only this user may use."""
+        with self._told("write", folder):
+            os.makedirs(self.place(folder), mode=0o700, exist_ok=True)
 
     def prune_mapped(self, kept: Container[str]) -> None:
         """Remove mapped files but those with these paths."""
@@ -148,6 +154,12 @@ class StoreFolder:
             finally:
                 os.close(number)
 
+    @contextmanager
+    def opened(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a regular file to read parts of it."""
+        with self._reading(name) as number, open(number, "rb", closefd=False) as file:
+            yield file
+
     def read(self, name: str, limit: int) -> bytes:
         """Return a whole file. Raises FormatError if it has more than `limit` bytes."""
         with self._reading(name) as number:
@@ -176,10 +188,49 @@ class StoreFolder:
             return False
         return True
 
-    def remove(self, name: str) -> None:
-        """Remove a file if it is there."""
+    def write_new(self, name: str, pieces: Iterable[bytes], may: Callable[[], bool]) -> bool:
+        """Write a file that appears whole or not at all, and lasts, unless there is one.
+
+        Args:
+            name: The file.
+            pieces: Its bytes, which may be many.
+            may: Asked at the end, while nobody else gives or removes a name; False gives it up.
+
+        Returns:
+            Whether the file was written.
+        """
+        place = self.place(name)
+        folder, own = os.path.split(place)
+        with self._told("write", name):
+            number, part = tempfile.mkstemp(prefix=f".{own[:200]}.", suffix=_TEMPORARY, dir=folder)
+            try:
+                try:
+                    save_pieces(pieces, number, what="snapshot")
+                    os.fsync(number)
+                finally:
+                    os.close(number)
+                with self.locked("names"):
+                    if os.path.lexists(place) or not may():
+                        return False
+                    os.rename(part, place)
+                sync_folder(folder)
+                return True
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(part)
+
+    def remove(self, name: str, *, lasting: bool = False) -> None:
+        """Remove a file if it is there.
+
+        Args:
+            name: The file.
+            lasting: Whether it stays removed when the host loses its power.
+        """
+        place = self.place(name)
         with self._told("remove", name), suppress(FileNotFoundError):
-            os.unlink(self.place(name))
+            os.unlink(place)
+            if lasting:
+                sync_folder(os.path.dirname(place))
 
     def append_to(self, name: str, *, new: bool) -> int | None:
         """Open a file to append to it; nobody else appends until the descriptor is closed.
@@ -228,9 +279,14 @@ class StoreFolder:
         The caller holds the lock alone.
         """
         count = 0
-        for folder in ("", PACKS, NAMES):
+        for folder in ("", PACKS, NAMES, INCREMENTS, BASES):
             with self._told("read", folder):
-                found = os.listdir(self.place(folder))
+                try:
+                    found = os.listdir(self.place(folder))
+                except FileNotFoundError:
+                    if folder in (INCREMENTS, BASES):
+                        continue
+                    raise
             for name in found:
                 if name.startswith(".") and name.endswith(_TEMPORARY):
                     self.remove(os.path.join(folder, name))

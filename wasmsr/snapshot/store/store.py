@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from wasmsr.errors import DigestError, FormatError, SnapshotError, printable
+from wasmsr.errors import DigestError, SnapshotError, printable
 from wasmsr.snapshot.encoding.reader import Decoder
+from wasmsr.snapshot.encoding.section import Allocate
 from wasmsr.snapshot.mapped.opening import open_mapped
 from wasmsr.snapshot.mapped.saving import save_mapped
+from wasmsr.snapshot.memory.adoption import allocate, share
+from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.store.catalogue import Catalogue
-from wasmsr.snapshot.store.folder import StoreFolder
+from wasmsr.snapshot.store.folder import MAPPED, StoreFolder
+from wasmsr.snapshot.store.increments import IncrementBase, StoredIncrements
 from wasmsr.snapshot.store.manifest import MANIFEST_LIMIT, Manifest, cut, decode_manifest
-from wasmsr.snapshot.store.pack import (
-    PACK,
-    PackWriter,
-    index_name,
-    pack_name,
-    read_index,
-    read_pieces,
-)
+from wasmsr.snapshot.store.pack import PackWriter, index_name, pack_name
 from wasmsr.snapshot.store.place import NAMES, PACKS, StorePlace
+from wasmsr.snapshot.store.sweeping import sweep
 from wasmsr.snapshot.tools.copies import Copied, refuse_unknown, write_full
 from wasmsr.snapshot.tools.opened import OpenedSnapshot, open_snapshot
 from wasmsr.snapshot.trust.policy import READ_ANY, WRITE_PLAIN, ReadTrust, WriteTrust
@@ -121,6 +121,10 @@ class SnapshotStore:
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = False) -> None:
         self.folder = _place(path, create)
+        self.increments: StoredIncrements | None = None
+        """The increments of a store that is a folder of this host."""
+        if isinstance(self.folder, StoreFolder):
+            self.increments = StoredIncrements(self.folder)
 
     def put(
         self,
@@ -147,12 +151,64 @@ class SnapshotStore:
         check_name(name)
         opened = open_snapshot(source, warn=warn, trust=trust)
         refuse_unknown(opened)
+        kept, root = WRITE_PLAIN, None
+        if opened.header.version == 2:
+            root = opened.decoder.root
+            kept = kept.keeping(opened.decoder.signatures, root)
         with self.folder.locked("write"):
-            if not replace and self.folder.size(_file(name)) is not None:
+            if not replace and self._is_taken(name):
                 raise _taken(name)
-            return self._put(opened, name, replace)
+            return self._put(opened.state, name, replace, opened.header.handed, kept, root)
 
-    def _put(self, opened: OpenedSnapshot, name: str, replace: bool) -> PutSnapshot:
+    def put_state(self, state: SnapshotState, name: str) -> PutSnapshot:
+        """Store a state under a name that is free. Raises SnapshotError."""
+        check_name(name)
+        with self.folder.locked("write"):
+            if self._is_taken(name):
+                raise _taken(name)
+            return self._put(state, name, False, False, WRITE_PLAIN, None)
+
+    def put_increment(
+        self, state: SnapshotState, name: str, base: IncrementBase, dirty: Sequence[array[int]]
+    ) -> None:
+        """Store a state under a name that is free, as what differs from a base.
+
+        The store keeps the base, in a file that all increments over it share.
+
+        Args:
+            state: The state; its memories do not change meanwhile.
+            name: The name.
+            base: The base.
+            dirty: For each memory, the runs of pages that may differ from the base.
+
+        Raises:
+            SnapshotError: The name is taken or impossible, the store is not on this host, or the
+                host refuses.
+        """
+        check_name(name)
+        if self.increments is None:
+            raise SnapshotError(f"{printable(self.folder.path)} is not on this host")
+        taken = self._is_taken(name)
+        if taken or not self.increments.put(
+            name, base, state, dirty, lambda: self.folder.size(_file(name)) is None
+        ):
+            raise _taken(name)
+
+    def _is_taken(self, name: str) -> bool:
+        """Return whether there is a snapshot of this name."""
+        if self.increments is not None and self.increments.has(name):
+            return True
+        return self.folder.size(_file(name)) is not None
+
+    def _put(
+        self,
+        state: SnapshotState,
+        name: str,
+        replace: bool,
+        handed: bool,
+        kept: WriteTrust,
+        root: bytes | None,
+    ) -> PutSnapshot:
         catalogue = Catalogue(self.folder)
         writer = PackWriter(self.folder)
         added = pieces = 0
@@ -165,12 +221,9 @@ class SnapshotStore:
                 added += 1
             pieces += catalogue.mark(digest, 1) is not None
 
-        kept = WRITE_PLAIN
-        if opened.header.version == 2:
-            kept = kept.keeping(opened.decoder.signatures, opened.decoder.root)
         try:
-            manifest = cut(opened.state, opened.header.handed, take, kept)
-            if opened.header.version == 2 and manifest.root != opened.decoder.root:
+            manifest = cut(state, handed, take, kept)
+            if root is not None and manifest.root != root:
                 raise DigestError("the copy would have another root digest, so it is not kept")
             data = manifest.encode()
             if len(data) > MANIFEST_LIMIT:
@@ -178,9 +231,17 @@ class SnapshotStore:
             writer.publish()
         finally:
             writer.close()
-        if not self.folder.write(_file(name), data, replace=replace):
-            raise _taken(name)
+        with self._naming():
+            other = self.increments is not None and self.increments.has(name)
+            if (other and not replace) or not self.folder.write(_file(name), data, replace=replace):
+                raise _taken(name)
+            if other and self.increments is not None:  # until here the name has the old snapshot
+                self.increments.remove(name, None)
         return PutSnapshot(manifest.root, pieces, added, writer.written)
+
+    def _naming(self) -> AbstractContextManager[None]:
+        """Keep others from giving a name in another form meanwhile, where there are two forms."""
+        return nullcontext() if self.increments is None else self.folder.locked("names")
 
     def get(
         self,
@@ -205,12 +266,25 @@ class SnapshotStore:
         """
         check_name(name)
         with self.folder.locked("read"):
-            opened = self._opened(name, self._manifest(name), Catalogue(self.folder), trust)
+            opened = self._read(name, trust)
         if self.folder.inside(out):
             raise SnapshotError(
                 f"{printable(out)} is in the store", hint="name another file: --output FILE"
             )
         return write_full(opened, out, version=2, trust=write, read=trust)
+
+    def state(self, name: str) -> tuple[SnapshotState, bytes]:
+        """Return the state of a name, and its root digest.
+
+        Raises:
+            SnapshotError: There is no such name.
+            FormatError, DigestError: The store is damaged.
+        """
+        check_name(name)
+        with self.folder.locked("read"):
+            opened = self._read(name, room=allocate)
+        share(opened.state.memories)
+        return opened.state, opened.decoder.root
 
     def mapped(self, name: str, *, trust: ReadTrust = READ_ANY) -> MappedName:
         """Return a mapped file of a snapshot, in the folder of the store.
@@ -237,13 +311,14 @@ class SnapshotStore:
                 "wasmsr snapshot convert --mapped FILE -o OTHER",
             )
         with folder.locked("read"):
+            self._refuse_increment(name)
             manifest = self._manifest(name)
             path = folder.mapped_place(name, manifest.root)
             size = _mapped_size(path, manifest, trust)
             if size is not None:
                 return MappedName(path, size, manifest.root, admitted=True)
             opened = self._opened(name, manifest, Catalogue(folder), trust)
-            folder.make_mapped()
+            folder.make(MAPPED)
             saved = save_mapped(
                 opened.state,
                 path,
@@ -253,10 +328,34 @@ class SnapshotStore:
             )
         return MappedName(path, saved.size, manifest.root, saved.admitted)
 
-    def _opened(
-        self, name: str, manifest: Manifest, catalogue: Catalogue, trust: ReadTrust = READ_ANY
+    def _refuse_increment(self, name: str) -> None:
+        if self.increments is not None and self.increments.has(name):
+            raise SnapshotError(
+                f"{name} is an increment, of which the store makes no mapped file",
+                hint=f"wasmsr store get {name} -o FILE, then "
+                "wasmsr snapshot convert --mapped FILE -o OTHER",
+            )
+
+    def _read(
+        self, name: str, trust: ReadTrust = READ_ANY, room: Allocate | None = None
     ) -> OpenedSnapshot:
-        decoder = Decoder(trust=trust)
+        """Return the whole snapshot of a name, in whatever form the store has it."""
+        if self.increments is None or not self.increments.has(name):
+            return self._opened(name, self._manifest(name), Catalogue(self.folder), trust, room)
+        with self.increments.opened(name) as found:
+            decoder = found.read(self.increments.base(found.base))
+            trust.check(decoder.signatures, found.root)
+            return OpenedSnapshot(self.folder.place(name), decoder.finish(), decoder, 1)
+
+    def _opened(
+        self,
+        name: str,
+        manifest: Manifest,
+        catalogue: Catalogue,
+        trust: ReadTrust = READ_ANY,
+        room: Allocate | None = None,
+    ) -> OpenedSnapshot:
+        decoder = Decoder(trust=trust, allocate=room)
         try:
             for piece in manifest.stream(catalogue.read):
                 decoder.feed(piece)
@@ -275,6 +374,13 @@ class SnapshotStore:
 
     def names(self) -> list[str]:
         """Return all names, sorted. Files that cannot be names are left out."""
+        found = set(self.folder.listed(NAMES, _SUFFIX))
+        if self.increments is not None:
+            found.update(self.increments.names())
+        return sorted(filter(is_name, found))
+
+    def _manifests(self) -> list[str]:
+        """Return the names of all snapshots in packs."""
         return [name for name in self.folder.listed(NAMES, _SUFFIX) if is_name(name)]
 
     def remove(self, name: str, *, root: bytes | None = None) -> None:
@@ -289,6 +395,8 @@ class SnapshotStore:
         """
         check_name(name)
         with self.folder.locked("names"):
+            if self.increments is not None and self.increments.remove(name, root):
+                return
             if root is not None or self.folder.size(_file(name)) is None:
                 found = self._manifest(name)  # says if it is not there
                 if root is not None and found.root != root:
@@ -303,7 +411,7 @@ class SnapshotStore:
     def _ls(self, catalogue: Catalogue) -> list[StoredName]:
         rows: list[StoredName] = []
         known: list[tuple[StoredName, Manifest]] = []
-        for name in self.names():
+        for name in self._manifests():
             row = StoredName(name)
             rows.append(row)
             try:
@@ -327,7 +435,20 @@ class SnapshotStore:
             except SnapshotError as error:
                 row.error = row.error or error
             row.stored, row.shared = round(stored), round(shared)
-        return rows
+        if self.increments is not None:
+            rows += map(self._row, filter(is_name, self.increments.names()))
+        return sorted(rows, key=lambda row: row.name)
+
+    def _row(self, name: str) -> StoredName:
+        """Return what an increment takes; its base counts for none."""
+        assert self.increments is not None
+        row = StoredName(name)
+        try:
+            with self.increments.opened(name) as found:
+                row.root, row.plain, row.stored = found.root, found.plain, found.stored
+        except SnapshotError as error:
+            row.error = error
+        return row
 
     def verify(self) -> Iterator[tuple[str, SnapshotError | None]]:
         """Yield each pack and name with what is wrong with it, or None."""
@@ -336,13 +457,15 @@ class SnapshotStore:
             wrong = dict(catalogue.damaged()) | catalogue.problems
             for pack in sorted({*catalogue.packs, *wrong}):
                 yield f"pack {pack}", wrong.get(pack)
-            for name in self.names():
+            for name in self._manifests():
                 try:
                     self._opened(name, self._manifest(name), catalogue)
                 except SnapshotError as error:
                     yield name, error
                 else:
                     yield name, None
+            if self.increments is not None:
+                yield from self.increments.verify()
 
     def gc(self) -> Collected:
         """Remove what no name needs. Wait until no writer is at work.
@@ -353,7 +476,7 @@ class SnapshotStore:
         folder = self.folder
         with folder.locked("alone"):
             catalogue = Catalogue(folder)
-            for name in self.names():
+            for name in self._manifests():
                 try:
                     for digest, _ in self._manifest(name).pieces(catalogue.read):
                         catalogue.mark(digest, 1)
@@ -363,12 +486,12 @@ class SnapshotStore:
                         hint=f"wasmsr store rm {name} gives the name up",
                     ) from error
             folder.tidy()
-            if isinstance(folder, StoreFolder):
-                folder.prune_mapped(
-                    {folder.mapped_place(name, self._manifest(name).root) for name in self.names()}
-                )
+            if self.increments is not None and isinstance(folder, StoreFolder):
+                self.increments.prune()
+                named = ((name, self._manifest(name).root) for name in self._manifests())
+                folder.prune_mapped({folder.mapped_place(name, root) for name, root in named})
             before = self._packed()
-            gone, kept, removed = self._sweep(catalogue)
+            gone, kept, removed = sweep(folder, catalogue)
             for pack in folder.listed(PACKS, ".pack"):
                 if folder.size(index_name(pack)) is None:
                     folder.remove(pack_name(pack))
@@ -378,50 +501,6 @@ class SnapshotStore:
     def _packed(self) -> int:
         packs = self.folder.listed(PACKS, ".pack")
         return sum(self.folder.size(pack_name(pack)) or 0 for pack in packs)
-
-    def _sweep(self, catalogue: Catalogue) -> tuple[int, list[str], int]:
-        """Write packs anew that have waste, or of which several are small.
-
-        Returns:
-            The number of packs that are gone, the packs that are kept because they are damaged,
-            and the number of pieces that are gone.
-        """
-        folder = self.folder
-        sizes = {pack: folder.size(pack_name(pack)) or 0 for pack in catalogue.packs}
-        small = sum(size < PACK for size in sizes.values())
-        kept = sorted(catalogue.problems)
-        writer = PackWriter(folder, {*catalogue.packs, *catalogue.problems})
-        done: list[str] = []
-        removed = 0
-        try:
-            for pack in catalogue.packs:
-                if pack in catalogue.problems:
-                    continue
-                index = read_index(folder, pack)
-                live = {
-                    entry.digest
-                    for entry in index.entries()
-                    if catalogue.marks(entry.digest) and catalogue.place(entry.digest)[0] == pack
-                }
-                waste = len(live) < sum(index.counts) or sizes[pack] > index.stored
-                if not waste and not (small > 1 and sizes[pack] < PACK):
-                    continue
-                try:
-                    for digest, piece in read_pieces(folder, pack, index):
-                        if digest in live:
-                            writer.add(digest, piece)
-                except (DigestError, FormatError):
-                    kept.append(pack)
-                else:
-                    removed += sum(index.counts) - len(live)
-                    done.append(pack)
-            writer.publish()
-        finally:
-            writer.close()
-        for pack in done:
-            folder.remove(index_name(pack))
-            folder.remove(pack_name(pack))
-        return len(done), kept, removed
 
 
 def _place(path: str | os.PathLike[str], create: bool) -> StorePlace:

@@ -89,6 +89,8 @@ def _lay(base: ReadBase, draft: Draft) -> None:
         size = len(old.data)
         if size > len(mine.data):
             raise FormatError(f"memory {number} is smaller than in the base")
+        if base.sparse:
+            continue
         if size == len(mine.data) and not memoryview(old.data).readonly:
             mine.data = old.data
         else:

@@ -70,7 +70,7 @@ class PageBytesSection(Section):
 
     def old(self, draft: Draft, start: int, size: int) -> bytes:
         """Return what the base has in place of a batch."""
-        if draft.base is None:
+        if draft.base is None or draft.base.sparse:
             return super().old(draft, start, size)
         return draft.page_runs.old(start, size)
 
