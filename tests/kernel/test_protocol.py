@@ -83,6 +83,38 @@ def test_interrupts(kernel: Client) -> None:
     assert (reply["status"], written(shown)) == ("ok", "4499998500000\n")
 
 
+ENDLESS = """
+class Endless:
+    def __repr__(self):
+        while True: pass
+    @property
+    def it(self):
+        while True: pass
+a, b = Endless(), 5"""
+
+
+def test_an_interrupt_reaches_what_is_no_cell(kernel: Client) -> None:
+    kernel.text(ENDLESS)
+    client = kernel.client
+    for ask in (
+        lambda: client.inspect("a", 1),
+        lambda: client.complete("a.it.", 5),
+        lambda: client.execute("b", user_expressions={"c": "a", "d": "a"}),
+    ):
+        sent = ask()
+        while True:  # until it is this request's turn
+            message = client.get_iopub_msg(timeout=60)
+            if message["parent_header"].get("msg_id") == sent:
+                break
+        while not client.shell_channel.msg_ready():  # one may come when the cell has just ended
+            kernel.manager.interrupt_kernel()
+            time.sleep(0.1)
+        reply, _ = kernel.outcome(sent)
+        failed = reply.get("user_expressions", {}).get("c", reply)
+        assert failed["status"] == "error", reply
+        assert kernel.text("print(type(a).__name__, b)") == "Endless 5\n"
+
+
 def test_a_cell_that_catches_every_interrupt_is_undone(kernel: Client) -> None:
     kernel.text("x = 1")
     sent = kernel.client.execute(

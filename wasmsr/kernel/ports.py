@@ -27,6 +27,15 @@ MOST_KEPT = 1000
 MOST_AT_ONCE = 100
 """Heartbeats that are answered, before others have their turn."""
 AGAIN = 0.1
+MOST_SENT = 16
+"""Messages for all that are on their way to each client that listens."""
+MOST_TOLD = 8 << 20
+"""Bytes of messages for all that wait here. From then on the code that shows things waits."""
+CUT_OFF = 10.0
+"""Seconds after which the system closes the connection of a client that takes nothing (TCP)."""
+STALLED = 30.0
+"""Seconds after which such a client is waited for no longer where the system does not do that."""
+SOON = 0.005
 _log = logging.getLogger(__name__)
 _KINDS = {
     "shell": zmq.ROUTER,
@@ -56,6 +65,9 @@ class ClientMessage:
 class ClientPorts:
     """The sockets of a kernel.
 
+    What all clients are told waits for the slowest of them, and the code that shows it waits too
+    (`crowded`). So nothing is lost, and no memory fills. A client that takes nothing is cut off.
+
     Args:
         connection: Where they are.
 
@@ -72,6 +84,11 @@ class ClientPorts:
             raise KernelError(f"the scheme {connection.scheme!r} cannot be used") from error
         self._context = zmq.Context()
         self._kept: deque[tuple[float, str, str, dict[str, Any], ClientMessage]] = deque()
+        self._told: deque[list[bytes]] = deque()
+        self._told_bytes = 0
+        self._stalled_since: float | None = None
+        self._lossy = False
+        """Whether some client was waited for in vain, and has taken nothing since."""
         self.subscribers = 0
         """Clients that listen to what all are told."""
         self.sockets: dict[str, Any] = {}
@@ -79,7 +96,12 @@ class ClientPorts:
             made = self.sockets[name] = self._context.socket(kind)
             made.setsockopt(zmq.LINGER, 1000)
             made.setsockopt(zmq.MAXMSGSIZE, LONGEST)
-            made.setsockopt(zmq.SNDHWM, 0)  # what a notebook shows is not thrown away
+            if kind == zmq.XPUB:
+                made.setsockopt(zmq.SNDHWM, MOST_SENT)
+                made.setsockopt(zmq.XPUB_NODROP, 1)  # what a notebook shows is not thrown away
+                made.setsockopt(zmq.TCP_MAXRT, int(1000 * CUT_OFF))
+            else:
+                made.setsockopt(zmq.SNDHWM, 0)
             if kind == zmq.ROUTER:
                 made.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that connects again
                 made.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -134,13 +156,56 @@ class ClientPorts:
             content: Its content.
             parent: The header of the request that it belongs to.
         """
-        self.session.send(
-            self.sockets["iopub"],
-            kind,
-            content,
-            parent={} if parent is None else {"header": parent},
-            ident=kind.encode(),
-        )
+        about = {} if parent is None else {"header": parent}
+        message = self.session.msg(kind, content, parent=about)
+        parts = self.session.serialize(message, ident=kind.encode())
+        self._told.append(parts)
+        self._told_bytes += sum(map(len, parts))
+        self.tell()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether nobody should publish more until `tell` has told what waits."""
+        return self._told_bytes > MOST_TOLD
+
+    def tell(self) -> float | None:
+        """Tell all clients what waits, as far as they take it.
+
+        Returns:
+            The seconds until the next try; None if nothing waits.
+        """
+        while self._told:
+            try:
+                self.sockets["iopub"].send_multipart(self._told[0], zmq.NOBLOCK)
+            except zmq.ZMQError as error:
+                if error.errno != zmq.EAGAIN:
+                    raise
+                self._tell_some()
+                return SOON
+            self._stalled_since, self._lossy = None, False
+            self._told_bytes -= sum(map(len, self._told.popleft()))
+        return None
+
+    def _tell_some(self) -> None:
+        """Tell something to those who have room, if another client was waited for in vain.
+
+        It is one message each time, so that those who read keep up.
+        """
+        now = time.monotonic()
+        if self._stalled_since is None:
+            self._stalled_since = now
+        if not self._lossy and now < self._stalled_since + STALLED:
+            return
+        if not self._lossy:
+            _log.warning("a client takes nothing of what the kernel shows: it loses some")
+        self._lossy = True
+        socket = self.sockets["iopub"]
+        socket.setsockopt(zmq.XPUB_NODROP, 0)
+        try:
+            socket.send_multipart(self._told[0], zmq.NOBLOCK)
+        finally:
+            socket.setsockopt(zmq.XPUB_NODROP, 1)
+        self._told_bytes -= sum(map(len, self._told.popleft()))
 
     def reply(self, name: str, kind: str, content: dict[str, Any], to: ClientMessage) -> None:
         """Answer, or ask, one client through a port; one that is away gets it when it comes."""
@@ -176,6 +241,9 @@ class ClientPorts:
 
     def close(self) -> None:
         """Close all of them, after what was said is sent."""
+        end = time.monotonic() + 1.0
+        while (wait := self.tell()) is not None and time.monotonic() < end:
+            time.sleep(wait)
         for one in self.sockets.values():
             one.close()
         self._context.term()

@@ -107,7 +107,7 @@ class KernelRelay:
         worker, self._worker = self._worker, None
         if worker is None:
             return 0
-        self._poller.unregister(worker.stream)
+        self._poller.register(worker.stream, 0)  # no longer
         return worker.close()
 
     def _tell(self, **message: Any) -> None:
@@ -140,11 +140,16 @@ class KernelRelay:
 
     def _turn(self) -> None:
         """Wait for something, and do what follows."""
-        waits = [one for one in (self._output.wait(), self.ports.retry()) if one is not None]
-        wait = min(waits, default=None)
+        soon = [self.ports.retry(), self.ports.tell()]
+        crowded = self.ports.crowded
+        if not crowded:
+            soon += [self._output.wait(), 0 if self._now is None and self._waiting else None]
+        wait = min((one for one in soon if one is not None), default=None)
         sockets = self.ports.sockets
         full = len(self._waiting) >= MOST_WAITING
-        self._poller.register(sockets["shell"], 0 if full else zmq.POLLIN)
+        self._poller.register(sockets["shell"], 0 if full or crowded else zmq.POLLIN)
+        if self._worker is not None:  # its code waits as long as clients have not seen what it shows
+            self._poller.register(self._worker.stream, 0 if crowded else zmq.POLLIN)
         events = self._poller.poll(None if wait is None else int(1000 * wait) + 1)
         ready = {one for one, _ in events}
         if sockets["hb"] in ready:
@@ -162,9 +167,9 @@ class KernelRelay:
         worker = self._worker
         if worker is not None and (worker.stream in ready or worker.stream.fileno() in ready):
             self._heard(worker)
-        if self._output.wait() == 0:
+        if not crowded and self._output.wait() == 0:
             self._output.flush()
-        while self._now is None and self._waiting and not self._ended:
+        while self._now is None and self._waiting and not self._ended and not self.ports.crowded:
             self._begin(self._waiting.popleft())
 
     def _received(self, message: ClientMessage) -> None:

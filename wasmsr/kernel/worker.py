@@ -16,7 +16,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from wasmsr.kernel.journal import ShownFile
 from wasmsr.kernel.magics import Magics, split_magics
 from wasmsr.kernel.settings import KernelSettings
 from wasmsr.kernel.wire import LONGEST, MessageReader, frame, receive
+from wasmsr.sandbox.driving import ASIDE_INSTRUCTIONS
 from wasmsr.sandbox.results import SandboxLimits, SandboxResult, SandboxValue
 from wasmsr.sandbox.sandbox import Sandbox
 
@@ -69,6 +71,9 @@ class CellWorker:
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._number = 0
         self._running = threading.Event()
+        """Whether the sandbox does something that an interrupt can end."""
+        self._in_cell = False
+        """Whether that is the cell, of which states are kept."""
         self._saved_at = 0.0
         self._file = ShownFile(folder.path)
         self._shown = {"stdout": 0, "stderr": 0, "objects": 0}
@@ -121,11 +126,9 @@ class CellWorker:
                 self.sandbox = self._magics.do(words, self.sandbox)
             if magics and not code.strip():
                 return None, {"status": "ok", "payload": [], "user_expressions": {}}
-        self._running.set()
-        try:
+        with self._interruptible():
+            self._in_cell = True
             result = self._finish(self._go_on(request, begins=begins), request)
-        finally:
-            self._running.clear()
         if result.error is not None:
             error = result.error
             text = error.traceback or f"{error.type}: {error.message}"
@@ -136,14 +139,16 @@ class CellWorker:
                 text += "\nThe state is that before the cell."
             return None, failed(error.type, error.message, text)
         reply: dict[str, Any] = {"status": "ok", "payload": []}
-        reply["user_expressions"] = {
-            name: self._expression(code) for name, code in request["expressions"].items()
-        }
+        with self._interruptible():
+            reply["user_expressions"] = {
+                name: self._expression(code) for name, code in request["expressions"].items()
+            }
         return None if result.value is None else as_data(result.value), reply
 
     def do_complete(self, request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return what a name can go on with."""
-        found = self.sandbox.complete(request["code"], request["cursor"])
+        with self._interruptible():
+            found = self.sandbox.complete(request["code"], request["cursor"])
         return None, {
             "status": "ok",
             "matches": list(found.matches),
@@ -154,7 +159,8 @@ class CellWorker:
 
     def do_inspect(self, request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return what is known of a name."""
-        found = self.sandbox.inspect(request["code"], request["cursor"], request["detail"])
+        with self._interruptible():
+            found = self.sandbox.inspect(request["code"], request["cursor"], request["detail"])
         return None, {
             "status": "ok",
             "found": found is not None,
@@ -164,7 +170,8 @@ class CellWorker:
 
     def do_is_complete(self, request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Say whether code can be executed as it is."""
-        status, indent = self.sandbox.is_complete(request["code"])
+        with self._interruptible():
+            status, indent = self.sandbox.is_complete(request["code"])
         return None, {"status": status, **({"indent": indent} if status == "incomplete" else {})}
 
     # ---- a call that runs ------------------------------------------------------------------------
@@ -230,9 +237,28 @@ class CellWorker:
         self.tell("input", at=self._read, prompt=asked.prompt, password=asked.password)
         return self._lines.get()
 
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let interrupts of the client reach the sandbox meanwhile."""
+        self._running.set()
+        try:
+            yield
+        finally:
+            self._running.clear()
+            self._in_cell = False
+
     def _expression(self, code: str) -> dict[str, Any]:
-        """Return the value of an expression of the client's, which no notebook shows."""
-        result = self.sandbox.run(code)
+        """Return the value of an expression of the client's, which no notebook shows.
+
+        It has as many instructions as a question about code; an interrupt ends it, too.
+        """
+        result = self.sandbox.run(code, pause_after=ASIDE_INSTRUCTIONS)
+        while result.status != "finished":  # it may wait for a tool, too
+            if self._cancel == self._number:
+                self._cancel = 0  # so that nothing comes between this and its end
+            ended = self.sandbox.cancel()
+            assert ended is not None
+            result = ended
         if result.error is not None:
             return failed(result.error.type, result.error.message, result.error.traceback)
         data = {"text/plain": "None"} if result.value is None else as_data(result.value)
@@ -283,6 +309,8 @@ class CellWorker:
 
     def _due(self) -> bool:
         every = self._settings.every
+        if not self._in_cell:
+            return False
         if self._cancels >= INTERRUPTS or self._folder.busy:  # what is to end soon is left alone
             return False
         return 0 < every <= time.monotonic() - self._saved_at

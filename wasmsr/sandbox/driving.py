@@ -20,6 +20,10 @@ from wasmsr.sandbox.tools import Deferred, ToolBox
 _NO_LIMIT = 1 << 60
 _GRACE_SECONDS = 2.0
 """How long a call that is to end has for it, before it is undone."""
+ASIDE_SECONDS = 30.0
+"""How long a question about code may take: to inspect a value executes its `__repr__`."""
+ASIDE_INSTRUCTIONS = 5_000_000_000
+"""How many instructions it may take: about ten seconds."""
 _WAKE_SECONDS = 0.1
 """After how long a sleep is ended that began just when the call was to end."""
 
@@ -48,6 +52,8 @@ class CallDriver:
         self._wanted: str | None = None
         self._raised: BaseException | None = None
         self._told: dict[str, Any] = {}
+        self._aside: SandboxLimits | None = None
+        """The limits of a request that is no code to run: it is undone when it is stopped."""
         self._timers: list[threading.Timer] = []
         self._count = 0
         machine.stdout.take = lambda data: self._take("stdout", data)
@@ -63,6 +69,19 @@ class CallDriver:
         """Return how many bytes an answer may have: letters can take six bytes of JSON."""
         most = self.limits.files * 4 // 3 if op in ("get", "list") else self.limits.output
         return LONGEST if most is None else min(LONGEST, 6 * most + (1 << 20))
+
+    def _limits_of(self, op: str) -> SandboxLimits | None:
+        """Return the limits of a request that is no code to run; None for code."""
+        if op == "run":
+            return None
+        if op not in ("complete", "inspect", "is_complete"):  # files can be large
+            return self.limits
+        seconds, instructions = self.limits.seconds, self.limits.instructions
+        return replace(
+            self.limits,
+            seconds=min(ASIDE_SECONDS, ASIDE_SECONDS if seconds is None else seconds),
+            instructions=min(ASIDE_INSTRUCTIONS, instructions or ASIDE_INSTRUCTIONS),
+        )
 
     def _stop(self, why: str) -> None:
         if self._busy.locked():
@@ -93,7 +112,7 @@ class CallDriver:
     def _drive(self, call: PendingCall, pause_after: int | None) -> SandboxResult:
         """Run the guest until the call has an end, or is interrupted."""
         began = time.perf_counter()
-        limit = self.limits.seconds
+        limit = (self._aside or self.limits).seconds
         if limit is not None:
             self._stop_after(limit - call.seconds, "seconds")
         if call.ending is not None:
@@ -117,7 +136,7 @@ class CallDriver:
     def _step(self, call: PendingCall, stop_at: int | None) -> SandboxResult | None:
         """Run the guest until it stops, and do what it stopped for."""
         store = self._machine.store
-        most = self.limits.instructions or _NO_LIMIT
+        most = (self._aside or self.limits).instructions or _NO_LIMIT
         if call.ending is not None:
             most = max(most, call.instructions) + GRACE if most < _NO_LIMIT else _NO_LIMIT
         end = most if stop_at is None else min(most, stop_at)
@@ -140,9 +159,9 @@ class CallDriver:
         if call.answer is not None and self._machine.mailbox.hungry:
             return call.result("finished")
         wanted, self._wanted = self._wanted, None
-        if wanted == "interrupt":
+        if wanted == "interrupt" and self._aside is None:
             return call.result("interrupted")
-        if wanted == "raise" and call.ending is None:
+        if wanted == "raise" and call.ending is None and self._aside is None:
             return None if self._raise(call) else self._end(call, "cancel")
         if wanted == "wake":
             assert store.wasi is not None
@@ -170,13 +189,17 @@ class CallDriver:
         return interrupts.interrupt(self._machine.store, self._machine.about, "none")
 
     def _end(self, call: PendingCall, why: str) -> SandboxResult | None:
-        """End a call: at first by an interrupt, and then by going back to where it began."""
+        """End a call: at first by an interrupt, and then by going back to where it began.
+
+        What only asks is undone at once: nobody needs what it has done so far.
+        """
         if call.ending is None:
             call.ending = why
-            self._stop_after(_GRACE_SECONDS, why)
-            if self._raise(call):
-                return None
-        if call.ending == "cancel":
+            if self._aside is None:
+                self._stop_after(_GRACE_SECONDS, why)
+                if self._raise(call):
+                    return None
+        if call.ending in ("cancel", "raise", "interrupt"):
             failure = SandboxFailure("KeyboardInterrupt", "the call did not end, and was undone")
         else:
             said = f"the call was ended by its limit: {call.ending}"
@@ -215,7 +238,9 @@ class CallDriver:
         try:
             value = self._tools.call(tool.name, tool.arguments)
         except Deferred:
-            return call.result("waiting")
+            if self._aside is None:
+                return call.result("waiting")
+            self._answer(id, failure="a tool that waits for an answer can only be called by code")
         except Exception as error:  # noqa: BLE001 (the code gets to know of it)
             self._answer(id, failure=f"{type(error).__name__}: {error}")
         else:

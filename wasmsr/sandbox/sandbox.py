@@ -189,6 +189,7 @@ class Sandbox(CallDriver):
                     hint="deliver(id, value) or fail(id, message), then resume()",
                 )
             self._told = {"on_output": on_output, "on_display": on_display, "on_input": on_input}
+            self._aside = None
             return self._drive(call, pause_after)
 
     def interrupt(self) -> None:
@@ -212,6 +213,7 @@ class Sandbox(CallDriver):
         with self._used():
             if self._call is None:
                 return None
+            self._aside = None
             self._wanted = why
             return self._drive(self._call, None)
 
@@ -231,6 +233,7 @@ class Sandbox(CallDriver):
             self._answer(id, failure=message)
 
     # ---- what the guest knows --------------------------------------------------------------------
+    # An `interrupt` or a limit ends these with a SandboxError, and all that they have done is undone.
 
     def complete(self, code: str, cursor: int) -> Completions:
         """Return what the name in front of the cursor can go on with."""
@@ -491,6 +494,7 @@ class Sandbox(CallDriver):
                 )
             self._machine.guard()
             self._told = told
+            self._aside = self._limits_of(request["op"])
             self._machine.mailbox.send(**request)
             call = self._call = PendingCall()
             self._machine.reader.longest = self._longest(request["op"])
