@@ -24,7 +24,9 @@ from wasmsr.kernel.checkpoints import (
     WORKER,
     CellRecord,
     KernelFolder,
+    SESSION,
     StateFolder,
+    kept_sessions,
     remove_old,
 )
 from wasmsr.kernel.settings import ConnectionFile
@@ -103,6 +105,58 @@ def test_old_states_are_removed(tmp_path: Path) -> None:
     assert all(one.exists() for one in (live, young, other, elsewhere / RECORD))
     lives.remove()
     remove_old(tmp_path / "none")
+
+
+def kept(
+    kernels: Path, number: int, session: str | None, when: float, now: int = 0
+) -> KernelFolder:
+    """The folder of a kernel with one state; its lock is held."""
+    folder = KernelFolder(kernels / f"{number:032x}")
+    if session is not None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(SESSION, session)
+            assert folder.describe() == session
+    (folder.path / "state-1.bin").write_bytes(b"")
+    os.utime(folder.path / "state-1.bin", times=(when, when))
+    record = CellRecord(number=1, file="state-1.bin", between="state-1.bin", now=now)
+    (folder.path / RECORD).write_text(json.dumps(asdict(record)))
+    return folder
+
+
+def test_what_killed_kernels_have_left_is_found(tmp_path: Path) -> None:
+    killed = [
+        kept(tmp_path, 1, "a.ipynb", 1e9),
+        kept(tmp_path, 2, "b.ipynb", 3e9),
+        kept(tmp_path, 3, "a.ipynb", 2e9, now=5),
+        kept(tmp_path, 4, None, 4e9),
+        kept(tmp_path, 5, "", 1.5e9),
+    ]
+    lives = kept(tmp_path, 6, "a.ipynb", 5e9)
+    own = kept(tmp_path, 7, "a.ipynb", 6e9)
+    for one in killed:
+        os.close(one._lock)
+    (tmp_path / f"{8:032x}").mkdir()  # of a kernel that has kept nothing
+    damaged = kept(tmp_path, 9, "a.ipynb", 7e9)
+    (damaged.path / RECORD).write_text("{")
+    os.close(damaged._lock)
+    strange = killed[3].path / "about.json"
+    for text in ("[", "[1]", '{"session": 5}', '{"session": "a\\nb"}', "[" * 9999):
+        strange.write_text(text)
+        found = kept_sessions(own.path)
+        assert [int(one.folder.name, 16) for one in found] == [3, 1, 4, 2, 5]
+    assert "a.ipynb, in the middle of a cell" in found[0].said
+    assert found[1].said.endswith("a.ipynb")
+    assert "without a name" in found[2].said
+    (killed[2].path / "kept-61.bin").write_bytes(b"kept")
+    found[0].give_over(own.path)
+    assert (own.path / "kept-61.bin").read_bytes() == b"kept"
+    assert not killed[2].path.exists()
+    with pytest.raises(KernelError, match="was removed"), found[0].held():
+        pass
+    nameless = kept(tmp_path, 10, None, 1.0)
+    assert [int(one.folder.name, 16) for one in kept_sessions(nameless.path)] == [4, 2, 5, 1]
+    lives.remove()
+    assert kept_sessions(tmp_path / "none" / "x") == []
 
 
 def test_there_are_only_so_many(tmp_path: Path) -> None:

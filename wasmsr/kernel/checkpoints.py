@@ -5,7 +5,8 @@ the client hears of the end of a cell. The state between two cells is kept until
 a cell that has to be undone.
 
 A relay removes the folder when it ends. The folder of a relay that was killed stays, so that
-somebody can go on there; later kernels remove it when it is old, or when there are too many.
+another kernel can go on there: `about.json` says which notebook it was. Later kernels remove it
+when it is old, or when there are too many.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ from wasmsr.errors import WasmsrError
 from wasmsr.kernel.wire import LONGEST, KernelError
 
 RECORD = "record.json"
+ABOUT = "about.json"
+SESSION = "JPY_SESSION_NAME"
+"""The variable by which Jupyter's servers name the notebook of a kernel."""
+LONGEST_SESSION = 4096
+"""Characters of such a name."""
 RELAY, WORKER = "relay", "lock"
 """Files that the two processes of a kernel lock as long as they live."""
 KEPT_SECONDS = 30 * 86400.0
@@ -214,10 +220,105 @@ class KernelFolder:
         except OSError as error:
             raise KernelError(f"the states in {self.path} cannot be removed: {error}") from error
 
+    def describe(self) -> str:
+        """Note which notebook the kernel is of; return its name, empty if nobody has said it."""
+        session = os.environ.get(SESSION, "")[:LONGEST_SESSION]
+        session = session.encode("utf-8", "replace").decode()
+        with suppress(OSError):  # then nobody finds it again
+            small_files.replace(self.path / ABOUT, json.dumps({"session": session}).encode())
+        return session
+
     def remove(self) -> None:
         """Remove the folder, with all that was kept."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+@dataclass(frozen=True)
+class KeptSession:
+    """What a kernel that was killed has left.
+
+    Attributes:
+        folder: Its folder.
+        session: The name of its notebook; empty if nobody has said it.
+        when: When its last state was written, seconds of realtime.
+        record: What this state is.
+    """
+
+    folder: Path
+    session: str
+    when: float
+    record: CellRecord
+
+    @property
+    def said(self) -> str:
+        """What a person has to know of it."""
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(self.when))
+        where = ", in the middle of a cell" if self.record.now else ""
+        return f"{when}  {self.session or 'a notebook without a name'}{where}"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep others from removing the folder, or from going on there.
+
+        A worker that has not seen yet that its relay is gone is waited for.
+
+        Raises:
+            KernelError: Somebody does it already, or the folder is gone.
+        """
+        locks: list[int] = []
+        try:
+            try:
+                locks.append(_lock(self.folder / RELAY))
+                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                locks.append(os.open(self.folder / WORKER, flags, 0o600))
+                fcntl.flock(locks[1], fcntl.LOCK_EX)
+            except OSError as error:  # BlockingIOError is one
+                said = "another kernel goes on there, or the state was removed"
+                raise KernelError(said) from error
+            yield
+        finally:
+            for one in locks:
+                os.close(one)
+
+    def give_over(self, folder: Path) -> None:
+        """Move what was kept by name to another kernel's folder, and remove the rest."""
+        with suppress(OSError, KernelError), self.held():
+            for one in self.folder.glob("kept-*.bin"):
+                if not (folder / one.name).exists():
+                    one.replace(folder / one.name)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def kept_sessions(own: Path) -> list[KeptSession]:
+    """Return what killed kernels have left: those of the same notebook first, then the newest.
+
+    Args:
+        own: The folder of the kernel that asks, which is left out.
+    """
+    found = []
+    with suppress(OSError):
+        for one in own.parent.iterdir():
+            if one == own or not _FOLDER.fullmatch(one.name) or one.is_symlink():
+                continue
+            with suppress(OSError, KernelError):
+                record = CellRecord.read(one)
+                if record.file:
+                    when = (one / record.file).stat().st_mtime
+                    session = KeptSession(one, _session_of(one), when, record)
+                    with session.held():  # it fails for a kernel that lives
+                        found.append(session)
+    ours = _session_of(own)
+    return sorted(found, key=lambda one: (not ours or one.session != ours, -one.when))
+
+
+def _session_of(folder: Path) -> str:
+    """Return the name of the notebook that a kernel was of; empty if nobody knows."""
+    try:
+        name = json.loads(small_files.read(folder / ABOUT, 8 * LONGEST_SESSION)[0])["session"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return name if type(name) is str and name.isprintable() else ""
 
 
 def remove_old(kernels: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from wasmsr import small_files
 from wasmsr.errors import WasmsrError
-from wasmsr.kernel.checkpoints import RECORD, CellRecord
+from wasmsr.kernel.checkpoints import RECORD, CellRecord, KeptSession, kept_sessions
 from wasmsr.kernel.settings import ConnectionFile, KernelSettings
 from wasmsr.sandbox.sandbox import Sandbox
 
@@ -24,6 +24,8 @@ KNOWN = {
     "snapshots": "%snapshots lists what was kept",
     "forget": "%forget NAME removes it",
     "fork": "%fork starts a second kernel in the state of this one",
+    "sessions": "%sessions lists the states of kernels that were killed",
+    "restore": "%restore [NUMBER] goes on from the state of one of them",
     "park": "%park gives back the memory until the next cell",
     "matplotlib": "%matplotlib does nothing: figures are always in the notebook",
 }
@@ -55,12 +57,18 @@ def split_magics(code: str) -> tuple[list[list[str]], str]:
             raise MagicError(
                 f"there is no magic {line.split()[0]!r}", hint="; ".join(KNOWN.values())
             )
-        most = 2 if words[0] in ("snapshot", "rewind", "forget") else 1
+        most = 2 if words[0] in ("snapshot", "rewind", "forget", "restore") else 1
         if words[0] != "matplotlib" and len(words) > most:
             raise MagicError(f"%{words[0]} has too many words", hint=KNOWN[words[0]])
         found.append(words)
         lines[at] = ""
-    return found, "\n".join(lines)
+    code = "\n".join(lines)
+    if any(words[0] == "restore" for words in found) and (len(found) > 1 or code.strip()):
+        raise MagicError(
+            "%restore is a cell of its own: the cell that was cut off may go on in it",
+            hint="put the code into the next cell",
+        )
+    return found, code
 
 
 class Magics:
@@ -88,6 +96,7 @@ class Magics:
         self._load = load
         self._tell = tell
         self.parks = False
+        self._restored: KeptSession | None = None
 
     def do(self, words: list[str], sandbox: Sandbox) -> Sandbox:
         """Carry out a magic, and return the sandbox in which the cell goes on.
@@ -104,6 +113,11 @@ class Magics:
             self._tell("".join(f"{one}\n" for one in self._names()) or "none\n")
         elif words[0] == "forget":
             self._file(self._known(name)).unlink(missing_ok=True)
+        elif words[0] == "sessions":
+            found = enumerate(kept_sessions(self._folder), 1)
+            self._tell("".join(f"{at}  {one.said}\n" for at, one in found) or "none\n")
+        elif words[0] == "restore":
+            return self._restore(name, sandbox)
         elif words[0] == "fork":
             self._fork(sandbox)
         elif words[0] == "park":
@@ -126,6 +140,30 @@ class Magics:
         made = self._load(self._file(self._known(name)).name)
         sandbox.close()
         return made
+
+    def _restore(self, number: str, sandbox: Sandbox) -> Sandbox:
+        found = kept_sessions(self._folder)
+        if not found:
+            raise MagicError("no kernel that was killed has left a state")
+        try:
+            at = int(number or 1) - 1
+            one = found[at] if at >= 0 else None
+        except (ValueError, IndexError):
+            one = None
+        if one is None:
+            raise MagicError(f"there is no session {number!r}", hint=KNOWN["sessions"])
+        with one.held():
+            made = self._load(str(one.folder / one.record.file))
+        sandbox.close()
+        self._restored = one
+        self._tell(f"the state of {one.said}\n")
+        return made
+
+    def settle(self) -> None:
+        """Remove what was restored: the kernel has a state of its own after it."""
+        one, self._restored = self._restored, None
+        if one is not None:
+            one.give_over(self._folder)
 
     def _fork(self, sandbox: Sandbox) -> None:
         """Start a kernel in the state of this one; its worker starts when it is used."""

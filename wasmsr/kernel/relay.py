@@ -38,10 +38,17 @@ class KernelRelay:
         settings: What the worker gets.
         folder: Where the worker's states are.
         goes_on: Whether it takes over from a relay that was killed.
+        note: What the first cell says before all else; empty for nothing.
     """
 
     def __init__(
-        self, ports: ClientPorts, settings: KernelSettings, folder: Path, *, goes_on: bool = False
+        self,
+        ports: ClientPorts,
+        settings: KernelSettings,
+        folder: Path,
+        *,
+        goes_on: bool = False,
+        note: str = "",
     ) -> None:
         self.ports = ports
         self._settings = settings
@@ -54,6 +61,7 @@ class KernelRelay:
         self._history: list[Cell] = []
         self._request_now: dict[str, Any] = {}
         self._output = CellOutput(self._publish)
+        self._note = note
         self._lines: list[str] = []
         self._cancelled = False
         self._executed = 0
@@ -229,6 +237,9 @@ class KernelRelay:
         if message.kind == "execute_request" and not request["silent"]:
             said = {"code": request["code"], "execution_count": request["count"]}
             self.ports.publish("execute_input", said, message.header)
+        if message.kind == "execute_request" and self._note and not request["silent"]:
+            self._output.mark(self._note, {"kept": True})
+            self._note = ""
         self._why = None  # what was missing may be there by now
         if self._worker is not None and self._worker.ready:
             self._say_older()

@@ -124,7 +124,8 @@ class CellWorker:
             request = {**request, "code": code}
             for words in magics:
                 self.sandbox = self._magics.do(words, self.sandbox)
-            if magics and not code.strip():
+            begins = self.sandbox.status == "idle"  # otherwise %restore goes on with its cell
+            if magics and begins and not code.strip():
                 return None, {"status": "ok", "payload": [], "user_expressions": {}}
         with self._interruptible():
             self._in_cell = True
@@ -282,7 +283,7 @@ class CellWorker:
         settings = self._settings
         limits = SandboxLimits(memory=settings.memory, output=settings.output)
         if file:
-            path = self._folder.path / file
+            path = self._folder.path / file  # or a file of another folder
             return Sandbox.load(path, mounts=settings.mounts, limits=limits)
         return Sandbox.python(settings.packages, mounts=settings.mounts, limits=limits)
 
@@ -292,6 +293,7 @@ class CellWorker:
         try:
             self._folder.write(self.sandbox.saver(), record)
             failure = self._folder.failure()
+            self._magics.settle()
         except WasmsrError as error:
             failure = str(error)
         if failure is not None:

@@ -155,12 +155,26 @@ def run(
     if not goes_on:
         folder.empty()  # not before the ports are ours: the states may be those of a live kernel
     remove_old(folder.path.parent)
-    relay = KernelRelay(ports, settings, folder.path, goes_on=goes_on)
+    relay = KernelRelay(ports, settings, folder.path, goes_on=goes_on, note=_note(folder, goes_on))
     if not goes_on:
         relay.open_worker()
     signal.signal(signal.SIGINT, lambda *_: relay.interrupt())
     relay.serve()
     folder.remove()
+
+
+def _note(folder: Any, goes_on: bool) -> str:
+    """Return what a notebook has to know of an earlier kernel of it; empty for nothing."""
+    from wasmsr.kernel.checkpoints import kept_sessions
+
+    session = folder.describe()
+    if goes_on or not session:
+        return ""
+    found = [one for one in kept_sessions(folder.path) if one.session == session]
+    if not found:
+        return ""
+    said = "wasmsr: An earlier kernel was killed. %restore goes on from its state of"
+    return f"{said} {found[0].said}."
 
 
 def _settings(packages: str, mounts: tuple[str, ...], max_memory: str, every: float) -> Any:
