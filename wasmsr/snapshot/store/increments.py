@@ -19,7 +19,7 @@ from struct import Struct
 from typing import IO, TYPE_CHECKING, Any
 
 from wasmsr.errors import DigestError, FormatError, SnapshotError, VersionError, printable
-from wasmsr.snapshot.encoding.container import MAPPED
+from wasmsr.snapshot.encoding.container import IGNORABLE, MAPPED
 from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.encoding.registry import BY_KIND
 from wasmsr.snapshot.encoding.section import ReadBase
@@ -120,11 +120,12 @@ class IncrementBase:
     @cached_property
     def prefix(self) -> Any:
         """The payloads of its sections, as a dictionary of zstd: those that its root is made of,
-        in the order of their kinds, at most `PREFIX` bytes."""
+        in the order of their kinds, but for *memories* and what a reader may skip. At most `PREFIX`
+        bytes."""
         import zstandard
 
         payloads = self._earlier.payloads
-        kinds = [kind for kind in sorted(payloads) if kind in BY_KIND]
+        kinds = [kind for kind in sorted(payloads) if kind < IGNORABLE]
         joined = b"".join(payloads[kind] for kind in kinds if not BY_KIND[kind].carrier)[:PREFIX]
         return zstandard.ZstdCompressionDict(joined, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 
