@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
+import sys
 import threading
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 
 import wasmsr
 from tests.sandbox.conftest import GUEST, Prepare, text
+from wasmsr.sandbox.states import bases
 from wasmsr.sandbox.tools import Deferred
 from wasmsr.snapshot.store.store import SnapshotStore
 
@@ -128,6 +133,112 @@ def test_many_parked_ones_share_their_pages(tmp_path: Path) -> None:
     for n in range(3):
         with wasmsr.Sandbox.wake(store, f"more-{n}") as woken:
             assert text(woken.run("x")) == str(n)
+
+
+def parked(store: Path, name: str) -> int:
+    """The bytes that a parked sandbox takes on disk."""
+    return (store / "increments" / f"{name}.bin").stat().st_blocks * 512
+
+
+def test_a_parked_one_is_what_it_has_written(tmp_path: Path) -> None:
+    """Also one that was woken, a fork of it, and one that was set back."""
+    store = tmp_path / "store"
+    wasmsr.Sandbox.python().park(store, "first")
+    sizes = [parked(store, "first")]
+    sandbox = wasmsr.Sandbox.wake(store, "first")
+    sandbox.run("x = 1")
+    before = sandbox.snapshot()
+    sandbox.run("big = __import__('os').urandom(20 << 20)")
+    (fork,) = sandbox.fork()
+    sandbox.rewind(before)
+    sandbox.park(store, "back")
+    sizes.append(parked(store, "back"))
+    with wasmsr.Sandbox.wake(store, "back") as woken:
+        assert text(woken.run("x, 'big' in globals()")) == "(1, False)"
+    assert max(sizes) < 1 << 20, sizes
+    fork.run("y = hash(big)")
+    fork.park(store, "fork")
+    assert 20 << 20 < parked(store, "fork") < 24 << 20
+    with wasmsr.Sandbox.wake(store, "fork") as woken:
+        assert text(woken.run("hash(big) == y and x")) == "1"
+    assert not list((store / "names").glob("*.manifest"))
+
+
+def test_forks_of_a_woken_one_go_their_own_ways(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    sandbox = wasmsr.Sandbox.python()
+    sandbox.run("import random\nx = list(range(100_000))")
+    assert sandbox.run("while True: x.append(1)", pause_after=2_000_000).status == "interrupted"
+    sandbox.park(store, "one")
+    woken = wasmsr.Sandbox.wake(store, "one")
+    one, other = woken.fork(2)
+    for each in (woken, one, other):
+        assert each.status == "interrupted"
+        each.cancel()
+    drawn = {text(each.run("random.random()")) for each in (woken, one, other)}
+    assert len(drawn) == 3
+    assert len({text(each.run("len(x)")) for each in (woken, one, other)}) == 1
+    for each in (woken, one, other):
+        each.close()
+
+
+WAKE = """
+import sys, wasmsr
+with wasmsr.Sandbox.wake(sys.argv[1], "one") as woken:
+    print(woken.run("x").value.text)
+"""
+
+
+def test_what_its_set_was_may_go(
+    prepare: Prepare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process wakes it, in another folder of caches: its store has what it needs."""
+    sandbox = wasmsr.Sandbox.python()
+    sandbox.run("x = 5")
+    sandbox.park(tmp_path / "store", "one")
+    shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    command = [sys.executable, "-c", WAKE, str(tmp_path / "copy")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "5\n", done.stderr
+    (base,) = (tmp_path / "store" / "bases").iterdir()
+    base.unlink()
+    monkeypatch.setattr(bases, "_kept", OrderedDict())
+    with pytest.raises(wasmsr.SnapshotError, match=base.name):
+        wasmsr.Sandbox.wake(tmp_path / "store", "one")
+    shutil.copy(tmp_path / "copy" / "bases" / base.name, base)
+    base.chmod(0o400)
+    with wasmsr.Sandbox.wake(tmp_path / "store", "one") as woken:
+        assert text(woken.run("x")) == "5"
+
+
+def test_any_other_one_is_whole(tmp_path: Path) -> None:
+    """One that was saved and loaded comes from no prepared set; its file is whole, too."""
+    store = tmp_path / "store"
+    sandbox = wasmsr.Sandbox.python()
+    sandbox.run("x = 5")
+    sandbox.save(tmp_path / "saved.bin")
+    sandbox.park(store, "one")
+    wasmsr.Sandbox.load(tmp_path / "saved.bin").park(store, "other")
+    assert [one.name for one in (store / "names").glob("*.manifest")] == ["other.manifest"]
+    for name in ("one", "other"):
+        SnapshotStore(store).get(name, str(tmp_path / f"{name}.bin"))
+        with wasmsr.Sandbox.load(tmp_path / f"{name}.bin") as loaded:
+            assert text(loaded.run("x")) == "5"
+        with wasmsr.Sandbox.wake(store, name) as woken:
+            assert text(woken.run("x")) == "5"
+    assert SnapshotStore(store).names() == []
+
+
+def test_files_of_the_sandbox_go_along(tmp_path: Path) -> None:
+    sandbox = wasmsr.Sandbox.python()
+    sandbox.put("a/b", b"x" * 100_000)
+    sandbox.run("f = open('/work/open', 'w+'); f.write('more'); f.flush()")
+    sandbox.park(tmp_path / "store", "one")
+    with wasmsr.Sandbox.wake(tmp_path / "store", "one") as woken:
+        assert woken.get("a/b") == b"x" * 100_000
+        assert text(woken.run("f.seek(0); f.read()")) == "'more'"
 
 
 def test_it_is_parked_and_woken_by_a_loop(tmp_path: Path) -> None:
