@@ -168,13 +168,13 @@ def increments(base: bytes) -> list[bytes]:
     return made
 
 
-def reader(base: bytes) -> Decoder:
+def reader(base: bytes, *, sparse: bool = False) -> Decoder:
     """A decoder that finds the base of every increment."""
 
     def find(root: bytes) -> ReadBase:
         decoder = Decoder()
         decoder.feed(base)
-        return ReadBase(decoder.root, decoder.finish(), decoder.trees, 0)
+        return ReadBase(decoder.root, decoder.finish(), decoder.trees, 0, sparse)
 
     return Decoder(limit=LIMIT, find_base=find)
 
@@ -197,7 +197,35 @@ def trial(data: bytes, base: bytes, source: random.Random) -> bool:
         outcome = (bytes, content_digest(found).hex())
     assert time.perf_counter() - began < SLOW
     assert _in_pieces(data, base, source) == outcome
+    assert _sparse(data, base) in (outcome[1] if outcome[0] is bytes else None, "needs its base")
     return outcome[0] is bytes
+
+
+def _sparse(data: bytes, base: bytes) -> str | None:
+    """Read without the pages of the base, which are laid below then; None if that is refused."""
+    decoder = reader(base, sparse=True)
+    try:
+        decoder.feed(data)
+        state = decoder.finish()
+    except SnapshotError as error:
+        return "needs its base" if "that needs a base" in error.message else None
+    if decoder.header is None or decoder.header.form != INCREMENTAL:
+        return content_digest(state).hex()
+    below = reader(base)
+    below.feed(base)
+    memories = []
+    for number, (memory, runs) in enumerate(
+        zip(state.memories, decoder.stored_pages, strict=True)
+    ):
+        whole = bytearray(len(memory.data))
+        if number < len(below.finish().memories):
+            old = below.finish().memories[number].data
+            whole[: len(old)] = old
+        for first, count in runs:
+            part = slice(first * 4096, (first + count) * 4096)
+            whole[part] = memory.data[part]
+        memories.append(replace(memory, data=whole))
+    return content_digest(replace(state, memories=memories)).hex()
 
 
 def _of_base(error: SnapshotError) -> bool:

@@ -136,7 +136,7 @@ class CallDriver:
     def _step(self, call: PendingCall, stop_at: int | None) -> SandboxResult | None:
         """Run the guest until it stops, and do what it stopped for."""
         store = self._machine.store
-        most = (self._aside or self.limits).instructions or _NO_LIMIT
+        most = min((self._aside or self.limits).instructions or _NO_LIMIT, _NO_LIMIT)
         if call.ending is not None:
             most = max(most, call.instructions) + GRACE if most < _NO_LIMIT else _NO_LIMIT
         end = most if stop_at is None else min(most, stop_at)
