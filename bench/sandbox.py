@@ -20,6 +20,7 @@ from typing import Any
 
 import wasmsr
 from wasmsr.sandbox.guests import python_guest
+from wasmsr.snapshot.memory.page_engine import gather
 
 ROW = "{:<44} {:>9} {:>9} {:>9} {:>6}"
 FRESH = """
@@ -113,6 +114,37 @@ def parked(packages: str, rounds: int) -> tuple[list[float], list[float]]:
     return away[1:], back[1:]
 
 
+DIRTY = (
+    "print(1)",
+    "x = list(range(100_000))",
+    "import json; x = json.loads(json.dumps([{'a': i, 'b': str(i)} for i in range(20_000)]))",
+)
+
+
+def stored(packages: str) -> list[tuple[str, float, float]]:
+    """Return for pieces of code the KiB on disk of a sandbox that was parked after them, and the
+    most that it may take: 1.2 of what it has written, compressed, and 64 KiB."""
+    import zstandard
+
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        for number, code in enumerate(DIRTY):
+            sandbox = wasmsr.Sandbox.python(packages)
+            sandbox.run(code)
+            machine = sandbox._machine
+            data = b"".join(
+                gather(machine.store.memory_view(address), runs)
+                for address, runs in enumerate(machine.changed() or ())
+            )
+            most = 1.2 * len(zstandard.ZstdCompressor(level=1).compress(data)) / 1024 + 64
+            sandbox.park(store, f"n{number}")
+            place = store / "increments" / f"n{number}.bin"
+            taken = place.stat().st_blocks / 2 if place.exists() else float("nan")
+            found.append((code, taken, most))
+    return found
+
+
 def fresh(rounds: int) -> list[float] | str:
     """Return the times of new processes under Wasmtime, or why there are none."""
     try:
@@ -183,6 +215,8 @@ def main() -> None:
         limit = "" if median is None else f"{median:g}" + ("" if most is None else f"/{most:g}")
         shown = f"{at(times, 0.5):.2f}", f"{at(times, 0.99):.2f}"
         print(ROW.format(name, *shown, limit, len(times)))
+    for code, taken, most in stored(given.packages):
+        print(f"parked after {code[:40]!r}: {taken:.0f} KiB on disk; limit {most:.0f}")
     if given.json is not None:
         found = {name: times for name, times, *_ in rows}
         given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
