@@ -151,7 +151,8 @@ class SnapshotStore:
         check_name(name)
         opened = open_snapshot(source, warn=warn, trust=trust)
         refuse_unknown(opened)
-        kept, root = WRITE_PLAIN, None
+        kept = WRITE_PLAIN
+        root: bytes | None = None
         if opened.header.version == 2:
             root = opened.decoder.root
             kept = kept.keeping(opened.decoder.signatures, root)
