@@ -214,9 +214,7 @@ def _sparse(data: bytes, base: bytes) -> str | None:
     below = reader(base)
     below.feed(base)
     memories = []
-    for number, (memory, runs) in enumerate(
-        zip(state.memories, decoder.stored_pages, strict=True)
-    ):
+    for number, (memory, runs) in enumerate(zip(state.memories, decoder.stored_pages, strict=True)):
         whole = bytearray(len(memory.data))
         if number < len(below.finish().memories):
             old = below.finish().memories[number].data

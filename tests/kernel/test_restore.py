@@ -1,4 +1,4 @@
-"""A machine goes away with all of a kernel; a new session of its notebook goes on from its state."""
+"""A machine goes away with a kernel; a new session of its notebook goes on from its state."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ def until_kept(jupyter: Path) -> None:
     """Wait until there is a state in the middle of a cell."""
     kernels = jupyter / "state" / "wasmsr" / "kernels"
     end = time.monotonic() + 120
-    while not any(
-        json.loads(one.read_text())["now"] for one in kernels.glob("*/record.json")
-    ):
+    while not any(json.loads(one.read_text())["now"] for one in kernels.glob("*/record.json")):
         assert time.monotonic() < end
         time.sleep(0.01)
 

@@ -1,4 +1,4 @@
-"""Questions about code: what they execute has limits, an interrupt ends it, and nothing of it stays."""
+"""Questions about code: what they execute has limits; an interrupt ends it, and it is undone."""
 
 from __future__ import annotations
 

@@ -125,7 +125,8 @@ def test_records_that_lie(seed: int) -> None:
 def test_other_snapshots_are_no_sandboxes() -> None:
     with pytest.raises(SnapshotError, match="not that of a sandbox"):
         read_record(small())
-    for data in ({}, [], 5, {"guest": "python"}):
+    lies: tuple[Any, ...] = ({}, [], 5, {"guest": "python"})
+    for data in lies:
         state = replace(small(), extra={HOST_STATE: {SANDBOX: data}})
         with pytest.raises((FormatError, SnapshotError)):
             read_record(state)

@@ -104,9 +104,7 @@ def changed_walk(method: type[DirtyMethod], seed: int, steps: int) -> None:
     moments: list[Moment] = []
 
     def fork(moment: Moment) -> History:
-        (made,) = moment.fork(
-            1, imports={"host": {"write": machine._host}}, stdin=machine.input
-        )
+        (made,) = moment.fork(1, imports={"host": {"write": machine._host}}, stdin=machine.input)
         machine.store.close()
         machine._use(made)
         return History(made, method=method, begun=moment)
@@ -140,9 +138,7 @@ def changed_walk(method: type[DirtyMethod], seed: int, steps: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_it_names_what_may_differ_from_its_beginning(
-    method: type[DirtyMethod], seed: int
-) -> None:
+def test_it_names_what_may_differ_from_its_beginning(method: type[DirtyMethod], seed: int) -> None:
     changed_walk(method, seed, 60)
 
 

@@ -156,7 +156,9 @@ class KernelRelay:
         sockets = self.ports.sockets
         full = len(self._waiting) >= MOST_WAITING
         self._poller.register(sockets["shell"], 0 if full or crowded else zmq.POLLIN)
-        if self._worker is not None:  # its code waits as long as clients have not seen what it shows
+        if (
+            self._worker is not None
+        ):  # its code waits as long as clients have not seen what it shows
             self._poller.register(self._worker.stream, 0 if crowded else zmq.POLLIN)
         events = self._poller.poll(None if wait is None else int(1000 * wait) + 1)
         ready = {one for one, _ in events}

@@ -233,7 +233,7 @@ class Sandbox(CallDriver):
             self._answer(id, failure=message)
 
     # ---- what the guest knows --------------------------------------------------------------------
-    # An `interrupt` or a limit ends these with a SandboxError, and all that they have done is undone.
+    # An `interrupt` or a limit ends these with a SandboxError, and what they have done is undone.
 
     def complete(self, code: str, cursor: int) -> Completions:
         """Return what the name in front of the cursor can go on with."""

@@ -277,9 +277,8 @@ def refused(place: Place, data: bytes) -> SnapshotError:
     place.folder.joinpath("increments").mkdir(exist_ok=True)
     place.file("lies").write_bytes(data)
     assert place.store.increments is not None
-    with pytest.raises(SnapshotError) as error:
-        with place.store.increments.opened("lies") as found:
-            found.read(place.base, sparse=True)
+    with pytest.raises(SnapshotError) as error, place.store.increments.opened("lies") as found:
+        found.read(place.base, sparse=True)
     return error.value
 
 
@@ -309,9 +308,11 @@ def test_what_lies_is_refused(place: Place) -> None:
     assert "that is none" in str(refused(place, made(place, whole, root=root_of(whole))))
     place.put("one", 4)
     data = place.file("one").read_bytes()
-    plain = zstandard.ZstdDecompressor(
-        dict_data=place.base.prefix, max_window_size=1 << WINDOW_LOG
-    ).stream_reader(io.BytesIO(data[HEAD.size :])).read(1 << 30)
+    plain = (
+        zstandard.ZstdDecompressor(dict_data=place.base.prefix, max_window_size=1 << WINDOW_LOG)
+        .stream_reader(io.BytesIO(data[HEAD.size :]))
+        .read(1 << 30)
+    )
     root = root_of(plain)
     place.file("lies").write_bytes(made(place, plain, root=root))
     assert place.store.state("lies")[0] == place.states[4]

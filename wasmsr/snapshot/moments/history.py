@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from wasmsr.errors import SnapshotError, UnportableState, WasmsrError
 from wasmsr.snapshot.memory.dirty_pages import DirtyMethod, DirtyTracker
@@ -70,7 +69,9 @@ class History:
         self._since: list[bytearray] | None = None
         """Flags of the pages that may differ from where the history began: those of `_images`."""
         if begun is not None:
-            self._since = [bytearray(flags) for flags in begun.since or [b""] * len(begun.images)]
+            self._since = [
+                bytearray(flags) for flags in begun.since or [bytearray()] * len(begun.images)
+            ]
         elif over:
             self._since = [
                 bytearray(b"\1" * one.pages) if one.before is None else one.written.flags(one.pages)

@@ -1,4 +1,4 @@
-"""Increments: snapshots of a store that are files with what differs from another snapshot, the base.
+"""Increments: snapshots of a store that are files with what differs from another one, the base.
 
 In packs a snapshot costs the digests of all its pages, when it is put and when it is read. The
 increment of a sandbox that has written one megabyte costs that megabyte. Its base is a mapped file
@@ -182,6 +182,25 @@ class IncrementBase:
         return Decoder(limits=limits, allocate=room, find_base=found, earlier=earlier)
 
 
+class _Part(io.RawIOBase):
+    """A part of a file, from one place up to another."""
+
+    def __init__(self, file: IO[bytes], start: int, end: int) -> None:
+        super().__init__()
+        self._file = file
+        self._left = max(0, end - start)
+        file.seek(start)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(min(len(buffer), self._left))
+        buffer[: len(data)] = data
+        self._left -= len(data)
+        return len(data)
+
+
 def _tail(head: bytes, plain: int, root: bytes) -> bytes:
     data = TAIL.pack(plain, root, 0)[:-4]
     return data + zlib.crc32(head + data).to_bytes(4, "little")
@@ -226,10 +245,10 @@ class StoredIncrement:
         import zstandard
 
         decoder = base.reader(sparse=sparse, limits=limits)
-        self._file.seek(HEAD.size)
+        frame: Any = _Part(self._file, HEAD.size, self.stored - TAIL.size)
         unpacker = zstandard.ZstdDecompressor(
             dict_data=base.prefix, max_window_size=1 << WINDOW_LOG
-        ).stream_reader(self._file, closefd=False)
+        ).stream_reader(frame, closefd=False)
         plain = 0
         try:
             while piece := unpacker.read(_PIECE):
