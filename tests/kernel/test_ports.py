@@ -28,14 +28,16 @@ class Listener:
 
     Args:
         address: Where.
+        number: Tells it apart: the port is told of each topic once, whoever asks for it.
         reads: Whether it ever reads.
     """
 
-    def __init__(self, address: str, *, reads: bool) -> None:
+    def __init__(self, address: str, number: int, *, reads: bool) -> None:
         self.socket = zmq.Context.instance().socket(zmq.SUB)
         self.socket.setsockopt(zmq.RCVHWM, 1000 if reads else 1)
         self.socket.setsockopt(zmq.RCVBUF, 65536)
         self.socket.setsockopt(zmq.SUBSCRIBE, b"")
+        self.socket.setsockopt(zmq.SUBSCRIBE, f"no topic {number}".encode())
         self.socket.connect(address)
         self.heard: list[str] = []
 
@@ -58,9 +60,9 @@ class Kernel:
         self.listeners: list[Listener] = []
 
     def listener(self, *, reads: bool = True) -> Listener:
-        made = Listener(self.address, reads=reads)
+        made = Listener(self.address, len(self.listeners), reads=reads)
         self.listeners.append(made)
-        self.wait(lambda: self.ports.subscribers >= len(self.listeners))
+        self.wait(lambda: self.ports.subscribers > len(self.listeners))
         return made
 
     def wait(self, holds: Callable[[], bool]) -> None:
