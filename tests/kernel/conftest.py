@@ -44,7 +44,9 @@ class Client:
         shown: list[Any] = []
         while True:
             message = self.client.get_iopub_msg(timeout=timeout)
-            if message["parent_header"].get("msg_id") != sent:
+            parent = message["parent_header"]
+            # The manager sends interrupts with ids that the client has, too.
+            if parent.get("msg_id") != sent or parent["msg_type"] == "interrupt_request":
                 continue
             if message["msg_type"] == "status":
                 if message["content"]["execution_state"] == "idle":

@@ -53,7 +53,7 @@ def test_a_new_session_goes_on(jupyter: Path, monkeypatch: pytest.MonkeyPatch) -
         assert reply["status"] == "ok"
         said = [one["data"]["text/plain"] for kind, one in shown if kind == "display_data"]
         assert len(said) == 1 and "%restore" in said[0] and "notes/a.ipynb" in said[0]
-        assert second.run("x")[1][0][0] == "execute_result"
+        assert [kind for kind, _ in second.run("x")[1]] == ["execute_input", "execute_result"]
         assert "notes/a.ipynb, in the middle of a cell" in second.text("%sessions")
         reply, _ = second.run("%restore 7")
         assert "no session" in reply["evalue"]

@@ -70,6 +70,7 @@ class CellWorker:
         self._requests: queue.Queue[dict[str, Any]] = queue.Queue()
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._number = 0
+        self._nudging = threading.Lock()
         self._running = threading.Event()
         """Whether the sandbox does something that an interrupt can end."""
         self._in_cell = False
@@ -245,7 +246,8 @@ class CellWorker:
         try:
             yield
         finally:
-            self._running.clear()
+            with self._nudging:  # none reaches the request that follows
+                self._running.clear()
             self._in_cell = False
 
     def _expression(self, code: str) -> dict[str, Any]:
@@ -342,8 +344,9 @@ class CellWorker:
         """Stop the call as long as somebody has a wish that it does not know of."""
         while True:
             self._running.wait()
-            if self._cancel == self._number or self._due():
-                self.sandbox.interrupt()
+            with self._nudging:
+                if self._running.is_set() and (self._cancel == self._number or self._due()):
+                    self.sandbox.interrupt()
             time.sleep(NUDGE)
 
 
