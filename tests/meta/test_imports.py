@@ -128,7 +128,7 @@ def test_packages_stay_in_their_rooms(root: Path) -> None:
 
 CORE_USERS = {
     "wasmsr/cli/words/version.py",
-    "wasmsr/executor/heaps.py",
+    "wasmsr/executor/server_process.py",
     "wasmsr/node/workers/sandbox_calls.py",
     "wasmsr/snapshot/memory/page_calls.py",
     "wasmsr/snapshot/memory/page_engine.py",

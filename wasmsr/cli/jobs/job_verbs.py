@@ -196,11 +196,11 @@ def job_metrics(state_dir: str | None, as_json: bool) -> None:
 @state_option
 def service(stay: bool, metrics: str | None, state_dir: str | None, **values: Any) -> int:
     """Carry out the command; SERVICE is its help text."""
-    from wasmsr.executor.heaps import limit_heaps
+    from wasmsr.executor.server_process import become_server
     from wasmsr.jobs.service.job_service import IDLE_SECONDS
     from wasmsr.jobs.service.serving import serve
 
-    limit_heaps()  # it can run for months, and each execution has threads of its own
+    become_server()  # it can run for months, and each execution has threads of its own
     home = job_home(state_dir)
     with suppress(KeyboardInterrupt), ExitStack() as open_things:
         if metrics is not None:

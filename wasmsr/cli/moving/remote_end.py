@@ -16,7 +16,7 @@ from wasmsr.cli.moving.event_lines import EventLines
 from wasmsr.cli.moving.guests import GuestGrants, packaged
 from wasmsr.cli.options.remote_options import DEFAULT, RemoteOptions
 from wasmsr.cli.running.terminal import END_CODES, Events, end_now
-from wasmsr.executor.heaps import limit_heaps
+from wasmsr.executor.server_process import become_server
 
 if TYPE_CHECKING:
     from wasmsr.migrate.decisions.register_decision import RegisterDecisions
@@ -43,7 +43,7 @@ class RemoteEnd:
 
     def run(self, events: Events) -> int:
         """Run the end until a program has ended or the user interrupts; return the exit code."""
-        limit_heaps()
+        become_server()
         try:
             return self._run(events)
         except errors.WasmsrError as error:

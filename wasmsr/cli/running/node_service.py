@@ -20,7 +20,7 @@ from wasmsr.cli.running.node_in_fleet import NodeInFleet
 from wasmsr.cli.running.terminal import END_CODES, Events
 from wasmsr.cli.words import messages
 from wasmsr.errors import printable
-from wasmsr.executor.heaps import limit_heaps
+from wasmsr.executor.server_process import become_server
 from wasmsr.migrate.protocol import Reason, refused
 from wasmsr.node.metrics import Metrics
 from wasmsr.node.moving.drain import Drain
@@ -205,7 +205,7 @@ class NodeService:
     def run(self, events: Events) -> int:
         """Serve until a signal, and return the exit code."""
         settings = self._settings
-        limit_heaps()
+        become_server()
         confinement = tuple(host_confinement())  # forks, so it comes before threads
         limits = WorkerLimits(memory=(self._policy.memory or LARGEST_MEMORY) + WORKER_BYTES)
         more: dict[str, Any] = {"register": self._register()}

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from wasmsr.errors import EXIT_HOST, ModuleError, SnapshotError, WasmsrError
 from wasmsr.executor import worker
-from wasmsr.executor.heaps import limit_heaps
 from wasmsr.executor.messages import VERSION, receive, send
+from wasmsr.executor.server_process import become_server
 from wasmsr.interp.modules.ahead import compile_ahead
 from wasmsr.interp.modules.module import Module
 from wasmsr.node.workers.confinement import Confinement
@@ -52,7 +52,7 @@ def main(end: socket.socket) -> None:
     first = receive(end)
     if first is None:
         return
-    limit_heaps(1)  # holds for the workers too, whose threads then have no heaps of their own
+    become_server(1)  # holds for the workers too, whose threads then have no heaps of their own
     (number, method, values), _ = first
     assert method == "load"
     # The module is a stranger's: decoding it must not take the host's memory.

@@ -14,7 +14,7 @@ import pytest
 
 from tests.node.programs import counting
 from tests.node.test_commands import Shell, until
-from wasmsr.executor.heaps import SHARED, limit_heaps
+from wasmsr.executor.server_process import SHARED, limit_heaps
 
 pytestmark = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="the C library has one heap"
@@ -25,7 +25,7 @@ HEAP = 64 << 20
 
 MANY = """
 import sys, threading
-from wasmsr.executor.heaps import limit_heaps
+from wasmsr.executor.server_process import limit_heaps
 if len(sys.argv) > 1:
     assert limit_heaps(int(sys.argv[1]))
 together = threading.Barrier(17)
