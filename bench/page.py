@@ -21,7 +21,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.debug.browser import Opened, chromium
+from tests.chromium import chromium
+from tests.debug.browser import Opened
 from tests.real.fetch import python
 
 PROGRAM = """

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.chromium import chromium
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "notebook.png"
@@ -67,18 +68,9 @@ def kill_worker(lab: int, state: Path) -> None:
 
 def draw(address: str, lab: int, folder: Path) -> None:
     """Run the notebook in a browser, and write the picture."""
-    from selenium import webdriver
     from selenium.webdriver.common.by import By
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    options.add_argument(f"--user-data-dir={folder / 'profile'}")
-    browser = webdriver.Chrome(
-        options=options, service=webdriver.ChromeService(shutil.which("chromedriver") or "")
-    )
-    try:
+    with chromium(folder / "profile") as browser:
         browser.set_window_size(1000, 1150)
         browser.get(address)
         until(lambda: browser.find_elements(By.CSS_SELECTOR, ".jp-CodeCell"))
@@ -89,8 +81,6 @@ def draw(address: str, lab: int, folder: Path) -> None:
         until(lambda: len(browser.find_elements(By.CSS_SELECTOR, last)) == 2)
         time.sleep(1)  # only a picture: what moves comes to rest
         browser.save_screenshot(str(PICTURE))
-    finally:
-        browser.quit()
 
 
 def main() -> int:

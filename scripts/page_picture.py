@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from tests.chromium import chromium
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "node-page.png"
@@ -85,7 +86,6 @@ def _link(node: subprocess.Popen[bytes]) -> str:
 
 
 def _draw(link: str, environ: dict[str, str], folder: Path) -> None:
-    from selenium import webdriver
     from selenium.webdriver.support.wait import WebDriverWait
 
     def run(*words: str) -> str:
@@ -103,13 +103,7 @@ def _draw(link: str, environ: dict[str, str], folder: Path) -> None:
     run("submit", "fib", "--name", "fib", "--invoke", "fib", "30")
     run("submit", "encode.wat", "--name", "preview")
     run("pause", "preview")
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    browser = webdriver.Chrome(options=options, service=service)
-    try:
+    with tempfile.TemporaryDirectory() as profile, chromium(Path(profile)) as browser:
         browser.set_window_size(1000, 1500)
         browser.get(link)
         wait = WebDriverWait(browser, SECONDS)
@@ -124,8 +118,6 @@ def _draw(link: str, environ: dict[str, str], folder: Path) -> None:
         time.sleep(1.0)
         browser.execute_script("window.scrollTo(0, 0); document.activeElement.blur()")
         browser.save_screenshot(str(PICTURE))
-    finally:
-        browser.quit()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.debug.browser import Opened, chromium
+from tests.chromium import chromium
+from tests.debug.browser import Opened
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "page.png"

@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,18 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def root() -> Path:
     """The root of the source tree."""
     return ROOT
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium, driven by Selenium; without both, the tests that need it are skipped."""
+    from tests.chromium import chromium, installed
+
+    pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    if not installed():
+        pytest.skip("chromium and chromium-driver are not installed")
+    with chromium(tmp_path_factory.mktemp("profile")) as made:
+        yield made
 
 
 @pytest.fixture

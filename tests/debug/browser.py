@@ -1,11 +1,8 @@
-"""The page of a snapshot in a headless Chromium, driven by Selenium."""
+"""The page of a snapshot in a headless Chromium."""
 
 from __future__ import annotations
 
-import shutil
 from base64 import b64decode
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +10,6 @@ from wasmsr.snapshot.format import content_digest
 from wasmsr.snapshot.runnable.incoming import read_plain
 
 SECONDS = 60.0
-
-
-def installed() -> bool:
-    """Whether Debian's chromium and chromium-driver are here."""
-    return shutil.which("chromium") is not None and shutil.which("chromedriver") is not None
-
-
-@contextmanager
-def chromium(profile: Path) -> Iterator[Any]:
-    """A browser without a window."""
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    options.add_argument(f"--user-data-dir={profile}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver") or "")
-    made = webdriver.Chrome(options=options, service=service)
-    made.set_window_size(1400, 1000)
-    try:
-        yield made
-    finally:
-        made.quit()
 
 
 class Opened:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.debug.browser import Opened, chromium, installed
+from tests.debug.browser import Opened
 from tests.debug.test_program_page import make_page
 from wasmsr import Module, Paused, Snapshot, Store
 from wasmsr.debug.debug_data import debug_data
@@ -175,15 +175,6 @@ def test_damaged_debug_data_is_left_out(count: int, tmp_path: Path) -> None:
             json.dumps(found)
             assert all(space.base <= at <= space.base + space.size for at in found["at"])
     assert any("damaged" in one for one in seen)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    if not installed():
-        pytest.skip("chromium and chromium-driver are not installed")
-    with chromium(tmp_path_factory.mktemp("profile")) as made:
-        yield made
 
 
 @pytest.mark.full

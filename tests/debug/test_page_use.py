@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.debug.browser import Opened, chromium, installed
+from tests.debug.browser import Opened
 from tests.debug.test_program_page import make_page, save
 from wasmsr import Module, Paused, Snapshot, Store
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    if not installed():
-        pytest.skip("chromium and chromium-driver are not installed")
-    with chromium(tmp_path_factory.mktemp("profile")) as made:
-        yield made
 
 
 @pytest.fixture

@@ -8,14 +8,13 @@ import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.debug.browser import SECONDS, Opened, chromium, installed
+from tests.debug.browser import SECONDS, Opened
 from wasmsr import Module, Paused, Snapshot, Store
 from wasmsr.snapshot.format import content_digest
 from wasmsr.snapshot.inspect.describe import describe
@@ -65,15 +64,6 @@ def make_page(*words: str | Path) -> None:
     """Run `wasmsr inspect --html` with these words."""
     command = [sys.executable, "-m", "wasmsr", "inspect", "--html", *map(str, words)]
     subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    if not installed():
-        pytest.skip("chromium and chromium-driver are not installed")
-    with chromium(tmp_path_factory.mktemp("profile")) as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,29 +13,8 @@ from wasmsr.http.bounded_server import BoundedServer
 from wasmsr.http.page.node_page import NodePage
 from wasmsr.runspec.address import Address
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-
 TOKEN = "right-token-of-this-node"
 SECONDS = 20.0
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("chromium and chromium-driver are not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("profile")
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    options.add_argument(f"--user-data-dir={profile}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(driver)
-    made = webdriver.Chrome(options=options, service=service)
-    made.set_window_size(1100, 900)
-    yield made
-    made.quit()
 
 
 class Opened:
@@ -44,6 +22,7 @@ class Opened:
 
     def __init__(self, browser: Any) -> None:
         self.browser = browser
+        browser.set_window_size(1100, 900)
         self.node = FakeNode()
         address = Address("127.0.0.1", _free_port())
         self.server = BoundedServer(NodePage(self.node, TOKEN.encode(), address), address, "--http")
