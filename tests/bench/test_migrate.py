@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from bench.migrate import __main__ as main
-from bench.migrate import cases, lines, moves, table, verdicts
+from bench.migrate import cases, lines, markdown, moves, table, verdicts
 from bench.migrate.bridge import Way
 from bench.migrate.pair import Said
 from bench.migrate.probes import Probe
@@ -137,6 +137,27 @@ def test_what_is_missed_is_said() -> None:
         move.said["stopped_because"] = "rounds"
         move.downtime = limit * 1.1
     assert "20 moves did not converge" in next(verdicts.misses([good, copy]))
+
+
+def test_tables_for_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = [cell("rounds", [0.02, 0.03, 0.2], 0.02), cell("stop-and-copy", [2.0], None)]
+    for one in kept:
+        one.program, one.line = "nextpnr", "loopback"
+    kept[0].method = "userfaultfd"
+    found = tmp_path / "found.json"
+    found.write_text(json.dumps({"cells": [one.plain() for one in kept]}))
+    assert markdown.main([str(found)]) == 0
+    out = capsys.readouterr().out
+    assert "Both ends on one core:" in out
+    (row, costs) = [line for line in out.splitlines() if line.startswith("| nextpnr, loopback")]
+    cells = [text.strip() for text in row.split("|")[1:-1]]
+    assert cells[1:6] == ["2,000 / 2,000", "30.0 / 200", "86.0", "1/67", "–"]
+    assert "wire 10.0" in cells[-1] and costs.split("|")[2].strip() == "3"
+    heads = [line for line in out.splitlines() if line.startswith("| program")]
+    assert heads[0].count("|") == row.count("|") and heads[1].count("|") == costs.count("|")
+    found.write_text("{")
+    assert markdown.main([str(found)]) == 1
+    assert "without a table" in capsys.readouterr().err
 
 
 def ended(text: str, *mounts: Mount) -> int:
