@@ -97,16 +97,20 @@ class MissingPackageError(WasmsrError):
 
     exit_code = EXIT_USAGE
 
-    def __init__(self, name: str, why: str, *, instead: str | None = None) -> None:
+    def __init__(
+        self, name: str, why: str, *, extra: str | None = None, instead: str | None = None
+    ) -> None:
         """Make the error.
 
         Args:
             name: Name of the import that failed.
             why: What needs the package.
-            instead: A way without the package, for the hint.
+            extra: The extra of wasmsr that brings it and all that it needs, for the hint.
+            instead: Another way, for the hint.
         """
         self.package, debian = PACKAGES.get(name, (name, None))
-        ways = [f"pip install {self.package}", *([f"apt-get install {debian}"] if debian else [])]
+        ways = [f"pip install 'wasmsr[{extra}]'" if extra else f"pip install {self.package}"]
+        ways += [f"apt-get install {debian}"] if debian else []
         ways += [instead] if instead else []
         super().__init__(
             f"{why} needs the Python package {self.package}, which is not installed or does not "

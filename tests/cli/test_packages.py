@@ -6,11 +6,15 @@ impossible to import here, in the ways in which that happens.
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import wasmsr
 from tests.cli.conftest import Cli, one_sentence
+from wasmsr.errors import PACKAGES
 
 NOT_THERE = "raise ImportError('No module named ' + repr(__name__), name=__name__)\n"
 NO_LIBRARY = "raise RuntimeError('unsupported architecture for wasmtime: s390x')\n"
@@ -53,3 +57,27 @@ def test_the_rest_runs_without_both(cli: Cli) -> None:
     assert cli("run", "fib", "--snapshot-at", "5", PYTHONPATH=path).returncode == 120
     assert cli("inspect", "snapshot.bin", PYTHONPATH=path).returncode == 0
     assert cli("run", "fib", "--from-snapshot", "snapshot.bin", PYTHONPATH=path).returncode == 0
+
+
+def named_extras() -> Iterator[tuple[str | None, str]]:
+    """Yield the package and the extra that hints name, where both stand in the source."""
+    for path in Path(wasmsr.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "MissingPackageError":
+                name = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+                for word in node.keywords:
+                    if word.arg == "extra" and isinstance(word.value, ast.Constant):
+                        yield name, word.value.value
+
+
+def test_hints_name_extras_that_bring_the_package() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="this Python reads no TOML")
+    project = Path(wasmsr.__file__).parents[1] / "pyproject.toml"
+    extras = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    found = list(named_extras())
+    assert len(found) >= 12
+    for name, extra in found:
+        assert extra in extras
+        if name is not None:
+            package = PACKAGES.get(name, (name, None))[0]
+            assert any(one.startswith(package) for one in extras[extra]), f"{extra}: {package}"

@@ -178,4 +178,4 @@ def test_without_the_package_the_way_to_it_is_named(cli: Cli, keys: Path) -> Non
     found = subprocess.run(words, cwd=keys, env=env, capture_output=True, text=True)
     assert found.returncode == 2
     assert "needs the Python package cryptography" in found.stderr
-    assert "pip install cryptography" in found.stderr
+    assert "pip install 'wasmsr[trust]'" in found.stderr

@@ -24,7 +24,7 @@ try:
     import requests
     from etcd3gw.client import Etcd3Client
 except ImportError as missing:
-    raise MissingPackageError("etcd3gw", "a register in etcd") from missing
+    raise MissingPackageError("etcd3gw", "a register in etcd", extra="etcd") from missing
 
 PREFIX = b"/wasmsr/owner/"
 """Before the program's id in hex."""

@@ -80,7 +80,7 @@ def serve_collector(collector: Any, address: Address) -> BoundedServer:
     try:
         from prometheus_client import CollectorRegistry, make_wsgi_app
     except ImportError as error:
-        raise MissingPackageError("prometheus_client", "--metrics") from error
+        raise MissingPackageError("prometheus_client", "--metrics", extra="node") from error
     registry = CollectorRegistry(auto_describe=False)
     registry.register(collector)
     return BoundedServer(make_wsgi_app(registry), address, "--metrics")

@@ -53,7 +53,7 @@ class MoveSpans:
         try:
             from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
         except ImportError as error:
-            raise MissingPackageError("opentelemetry", "--spans") from error
+            raise MissingPackageError("opentelemetry", "--spans", extra="spans") from error
 
         chosen = threading.local()
 

@@ -27,7 +27,7 @@ def tracer_provider(exporter: Any, named: Mapping[str, str], ids: Any = None) ->
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
-        raise MissingPackageError("opentelemetry", "--spans") from error
+        raise MissingPackageError("opentelemetry", "--spans", extra="spans") from error
     resource = Resource.create(dict(named))
     provider = TracerProvider(resource=resource, id_generator=ids, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -46,7 +46,7 @@ def collector(url: str) -> Any:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError as error:
-        raise MissingPackageError("opentelemetry", "--spans") from error
+        raise MissingPackageError("opentelemetry", "--spans", extra="spans") from error
     address = url.rstrip("/")
     address += "" if address.endswith("/v1/traces") else "/v1/traces"
     return OTLPSpanExporter(endpoint=address, timeout=5)

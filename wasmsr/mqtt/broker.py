@@ -21,7 +21,7 @@ try:
     from paho.mqtt.properties import Properties
     from paho.mqtt.subscribeoptions import SubscribeOptions
 except ImportError as missing:
-    raise MissingPackageError("paho", "a fleet") from missing
+    raise MissingPackageError("paho", "a fleet", extra="fleet") from missing
 
 SESSION_SECONDS: Final = 86_400
 """How long a broker keeps the session of a client that is away."""

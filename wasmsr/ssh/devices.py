@@ -18,7 +18,9 @@ from wasmsr.fleet.manifest import FleetDevice
 try:
     import asyncssh
 except ImportError as missing:
-    raise MissingPackageError("asyncssh", "commands for the devices of a fleet") from missing
+    raise MissingPackageError(
+        "asyncssh", "commands for the devices of a fleet", extra="fleet"
+    ) from missing
 
 AT_ONCE: Final = 16
 """Devices at the same time."""

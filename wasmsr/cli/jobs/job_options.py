@@ -80,8 +80,7 @@ def job_packages() -> Iterator[None]:
         name = (error.name or "").partition(".")[0]
         if name not in ("yaml", "jsonschema"):
             raise
-        extra = "pip install 'wasmsr[jobs]'"
-        raise MissingPackageError(name, "a job file", instead=extra) from None
+        raise MissingPackageError(name, "a job file", extra="jobs") from None
 
 
 def job_file(name: str) -> bytes:

@@ -201,6 +201,4 @@ def _need() -> None:
         import zmq  # noqa: F401
     except ImportError as error:
         name = (error.name or "jupyter_client").split(".")[0]
-        raise MissingPackageError(
-            name, "this command", instead="pip install 'wasmsr[jupyter]'"
-        ) from error
+        raise MissingPackageError(name, "this command", extra="jupyter") from error

@@ -141,9 +141,7 @@ def _serve(policy: McpPolicy, listen: str | None, folder: Path) -> None:
         from wasmsr.mcp.tools import make_server
     except ImportError as error:
         name = (error.name or "mcp").split(".")[0]
-        raise MissingPackageError(
-            name, "this command", instead="pip install 'wasmsr[mcp]'"
-        ) from error
+        raise MissingPackageError(name, "this command", extra="mcp") from error
     from wasmsr.mcp.shelf import SandboxShelf
     from wasmsr.mcp.source import PythonSource
 

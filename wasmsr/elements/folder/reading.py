@@ -305,7 +305,7 @@ def _yaml(name: str, text: str) -> dict[str, Any]:
     try:
         import yaml
     except ImportError:
-        raise MissingPackageError("yaml", "elements") from None
+        raise MissingPackageError("yaml", "elements", extra="elements") from None
 
     class Loader(yaml.SafeLoader):
         """Reads plain values only: aliases can stand for more than fits in memory."""

@@ -89,7 +89,7 @@ class RayPlacement:
         try:
             import ray
         except ImportError as error:
-            raise MissingPackageError("ray", "--ray") from error
+            raise MissingPackageError("ray", "--ray", extra="ray") from error
         self._ray, self._seconds, self._address = ray, seconds, address
         self._drained: frozenset[str] = frozenset()
         self._asking = threading.BoundedSemaphore(AT_ONCE)

@@ -77,8 +77,7 @@ def file_system(kind: str, what: str, **settings: Any) -> Any:
     except ImportError as error:
         name = {"http": "aiohttp", "s3": "s3fs"}[kind]
         missing = "fsspec" if "fsspec" in str(error) else name
-        extra = "pip install 'wasmsr[jobs]'"
-        raise MissingPackageError(missing, what, instead=extra) from None
+        raise MissingPackageError(missing, what, extra="jobs") from None
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def utc_now() -> datetime:
 def need_cryptography() -> None:
     """Raise MissingPackageError if the package `cryptography` is not there."""
     if x509 is None:
-        raise MissingPackageError("cryptography", "certificates")
+        raise MissingPackageError("cryptography", "certificates", extra="node")
 
 
 def node_name(node: bytes) -> str:

@@ -60,14 +60,15 @@ class RemoteStore:
         try:
             from fsspec.core import url_to_fs
         except ImportError:
-            raise MissingPackageError("fsspec", "a store at an address") from None
+            raise MissingPackageError("fsspec", "a store at an address", extra="store") from None
         with self._told("open"):
             try:
                 self._files, self._root = url_to_fs(self.path, use_listings_cache=False)
             except ImportError:
                 package = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
                 name = package.get(kind, "adlfs" if kind.startswith("a") else "ossfs")
-                raise MissingPackageError(name, f"a store at {kind}://") from None
+                extra = "store" if name == "s3fs" else None
+                raise MissingPackageError(name, f"a store at {kind}://", extra=extra) from None
         self._buffers: dict[int, tuple[str, bytearray]] = {}
         self._packs: OrderedDict[str, bytes] = OrderedDict()
         self._marker = ""

@@ -86,7 +86,7 @@ def _cipher(key: bytes) -> Any:
     try:
         from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
     except ImportError:
-        raise MissingPackageError("cryptography", "an encrypted snapshot") from None
+        raise MissingPackageError("cryptography", "an encrypted snapshot", extra="trust") from None
     return ChaCha20Poly1305(key)
 
 

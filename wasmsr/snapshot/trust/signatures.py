@@ -66,7 +66,9 @@ def _ed25519(key: bytes) -> Ed25519PrivateKey:
     try:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     except ImportError:
-        raise MissingPackageError("cryptography", "a signature on a snapshot") from None
+        raise MissingPackageError(
+            "cryptography", "a signature on a snapshot", extra="trust"
+        ) from None
     return Ed25519PrivateKey.from_private_bytes(key)
 
 
@@ -80,7 +82,9 @@ def is_valid(signature: Signature, root: bytes) -> bool:
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     except ImportError:
-        raise MissingPackageError("cryptography", "the check of a signature") from None
+        raise MissingPackageError(
+            "cryptography", "the check of a signature", extra="trust"
+        ) from None
     try:
         Ed25519PublicKey.from_public_bytes(signature.key).verify(signature.value, CONTEXT + root)
     except (InvalidSignature, ValueError):
