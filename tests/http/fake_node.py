@@ -20,6 +20,7 @@ class FakeNode:
         self.acts: list[tuple[str, str]] = []
         self.moves: dict[str, dict[str, Any]] = {}
         self.leases: dict[str, dict[str, Any]] = {}
+        self.visits: dict[str, Any] = {}
         self.standing = {FIRST: "running", SECOND: "ended"}
         self.written = {FIRST: b"line 1\nline 2\n", SECOND: NASTY.encode() + b"\xff\n"}
 
@@ -73,6 +74,15 @@ class FakeNode:
             "left": 1 << 20, "predicted": 0.02,
         }  # fmt: skip
         return self._one(program)
+
+    def lend(self, program: str) -> Any:
+        self._one(program)
+        if program not in self.visits:
+            raise WasmsrError("it cannot be lent", hint="run it here")
+        return self.visits[program]
+
+    def visit(self, program: str) -> Any:
+        return self.visits.get(program)
 
     def act(self, program: str, verb: str) -> Mapping[str, Any]:
         self.acts.append((program, verb))

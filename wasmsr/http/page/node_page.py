@@ -17,8 +17,11 @@ from urllib.parse import parse_qs
 
 from wasmsr.errors import WasmsrError
 from wasmsr.http.page.program_view import ViewTickets
+from wasmsr.http.page.visit_routes import PATH, VisitRoutes
+from wasmsr.node.failures import WrongState
 from wasmsr.node.security.failures import AccessRefused
 from wasmsr.node.security.tokens import TokenCheck
+from wasmsr.node.visits.visit import Visit
 from wasmsr.runspec.address import Address
 
 VERBS = ("pause", "resume", "checkpoint", "kill")
@@ -28,18 +31,26 @@ PIECE = 1 << 16
 BODY_BYTES = 4096
 """Most bytes of a request."""
 
+SCRIPT = "text/javascript; charset=utf-8"
+VISIT_SCRIPT = "/visit.js"
+MACHINE = "wasmsr.snapshot.page"
 FILES = {
-    "/": ("page.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/": (__package__, "page.html", "text/html; charset=utf-8"),
+    "/page.css": (__package__, "page.css", "text/css; charset=utf-8"),
+    "/page.js": (__package__, "page.js", SCRIPT),
+    VISIT_SCRIPT: (__package__, "visit.js", SCRIPT),
+    "/machine.js": (MACHINE, "machine.js", SCRIPT),
+    "/hostcalls.js": (MACHINE, "hostcalls.js", SCRIPT),
+    "/machine.wasm": (MACHINE, "machine.wasm", "application/wasm"),
 }
-"""Path: file in this folder, and its type."""
+"""Path: package, file in it, and its type."""
 
 HEADERS = [
     (
         "Content-Security-Policy",
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "worker-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'",
     ),
     ("X-Content-Type-Options", "nosniff"),
     ("X-Frame-Options", "DENY"),
@@ -49,6 +60,13 @@ HEADERS = [
     ("Cache-Control", "no-store"),
 ]
 """Headers of every answer."""
+
+VISIT_HEADERS = [
+    ("Content-Security-Policy",
+     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'"),
+    *HEADERS[1:],
+]  # fmt: skip
+"""Headers of the script that runs a program in a worker: it alone may compile WebAssembly."""
 
 VIEW_HEADERS = [
     ("Content-Security-Policy", "sandbox allow-scripts allow-forms; frame-ancestors 'none'"),
@@ -83,6 +101,12 @@ class PageSource(Protocol):
 
     def view(self, program: str) -> bytes:
         """Return a page that shows a program and runs a copy of it. Raises WasmsrError."""
+
+    def lend(self, program: str) -> Visit:
+        """Let a browser run a program for a while. Raises WasmsrError."""
+
+    def visit(self, program: str) -> Visit | None:
+        """Return the visit of a program that a browser runs, or None."""
 
     def act(self, program: str, verb: str) -> Mapping[str, Any]:
         """Do one of `VERBS`, and return the program. Raises WasmsrError."""
@@ -121,6 +145,7 @@ class NodePage:
         self._address = address
         self._refused = refused
         self._tickets = ViewTickets()
+        self._visits = VisitRoutes(source.visit, HEADERS)
 
     def __call__(self, environ: Mapping[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
@@ -128,9 +153,12 @@ class NodePage:
         kind, common = "application/json", HEADERS
         try:
             self._check_host(environ.get("HTTP_HOST", ""))
+            if (match := PATH.fullmatch(path)) is not None:
+                return self._visits(match, environ, start)
             if path in FILES and method in ("GET", "HEAD"):
-                name, kind = FILES[path]
-                status, body = "200 OK", _file(name)
+                package, name, kind = FILES[path]
+                common = VISIT_HEADERS if path == VISIT_SCRIPT else HEADERS
+                status, body = "200 OK", _file(package, name)
             elif (match := _VIEW.fullmatch(path)) is not None:
                 body = self._viewed(match[1], method)
                 status, kind, common = "200 OK", VIEW_TYPE, VIEW_HEADERS
@@ -193,6 +221,12 @@ class NodePage:
             if word == "view" and method == "POST":
                 _body(environ)
                 return {"path": f"/view/{self._tickets.give(self._source.view(program))}"}
+            if word == "visit" and method == "POST":
+                _body(environ)
+                return {"key": self._source.lend(program).key}
+            if word == "return" and method == "POST":
+                _body(environ)
+                return self._returns(program)
             if word in VERBS and method == "POST":
                 _body(environ)
                 return self._source.act(program, word)
@@ -207,6 +241,13 @@ class NodePage:
                 "500 Internal Server Error", {"error": error.strerror or str(error)}
             ) from None
         raise _Answer("405 Method Not Allowed", {"error": f"{method} is not for this"})
+
+    def _returns(self, program: str) -> Mapping[str, Any]:
+        visit = self._source.visit(program)
+        if visit is None:
+            raise WrongState("no browser runs this program")
+        visit.ask_home()
+        return {}
 
     def _output(self, program: str, query: Mapping[str, list[str]]) -> Mapping[str, Any]:
         stream = query.get("stream", ["stdout"])[0]
@@ -240,5 +281,5 @@ def _address(body: bytes) -> str:
     return str(order["to"])
 
 
-def _file(name: str) -> bytes:
-    return resources.files(__package__).joinpath(name).read_bytes()
+def _file(package: str, name: str) -> bytes:
+    return resources.files(package).joinpath(name).read_bytes()

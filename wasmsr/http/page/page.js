@@ -5,7 +5,7 @@ const EVERY = 1000; // milliseconds between two questions
 const KEPT = 200000; // characters of output that stay on the page
 const byId = (id) => document.getElementById(id);
 
-const state = { token: "", chosen: "", offset: 0, stream: "stdout", asking: false };
+const state = { token: "", chosen: "", offset: 0, stream: "stdout", asking: false, programs: [] };
 
 class Refused extends Error {}
 
@@ -175,6 +175,75 @@ function showOne(program) {
     part.disabled = !["running", "paused"].includes(program.standing);
   }
   showMove(program.move);
+  showVisit(program);
+}
+
+// ---- programs that run in this tab ----
+
+const visits = new Map(); // by program: {worker, said, output, over}
+
+function showVisit(program) {
+  const here = visits.get(program.program);
+  const runs = here && !here.over;
+  byId("visit-begin").disabled = runs || !["running", "paused"].includes(program.standing);
+  byId("visit-end").disabled = !runs && program.standing !== "visiting";
+  byId("visit-end").textContent = runs ? "Send it home" : "Call it home";
+  const state = here ? here.said : "";
+  if (byId("visit-state").textContent !== state) byId("visit-state").textContent = state;
+  const output = byId("visit-output");
+  output.hidden = !here;
+  if (here && output.textContent !== here.output) {
+    output.textContent = here.output;
+    output.scrollTop = output.scrollHeight;
+  }
+}
+
+function showChosen() {
+  const one = state.programs.find((program) => program.program === state.chosen);
+  if (one) showVisit(one);
+}
+
+async function beginVisit() {
+  const program = state.chosen;
+  const here = { worker: null, said: "It leaves the node.", output: "", over: false };
+  visits.set(program, here);
+  showChosen();
+  try {
+    const { key } = await ask("/programs/" + program + "/visit", "POST");
+    const decoders = { 1: new TextDecoder(), 2: new TextDecoder() };
+    here.worker = new Worker("/visit.js", { type: "module" });
+    here.worker.onmessage = ({ data }) => {
+      if (data.output) {
+        const text = decoders[data.stream].decode(data.output, { stream: true });
+        here.output = (here.output + text).slice(-KEPT);
+      } else if (data.state) {
+        here.said = "It runs in this tab. The node has state " + data.state + ", " + size(data.bytes) + ".";
+      } else if (data.over) {
+        here.over = true;
+        here.said = "It went home: " + data.over + ".";
+        here.worker.terminate();
+      } else {
+        here.said = data.said;
+      }
+      showChosen();
+    };
+    here.worker.onerror = (event) => {
+      here.over = true;
+      here.said = "The worker of this tab failed: " + event.message;
+      showChosen();
+    };
+    here.worker.postMessage({ program, key });
+  } catch (error) {
+    visits.delete(program);
+    throw error;
+  }
+  await refresh();
+}
+
+async function endVisit() {
+  const here = visits.get(state.chosen);
+  if (here && !here.over && here.worker) here.worker.postMessage("home");
+  else await ask("/programs/" + state.chosen + "/return", "POST");
 }
 
 async function choose(program) {
@@ -250,6 +319,7 @@ async function refresh() {
     new Date(node.started * 1000).toLocaleString() + (node.stopping ? ", stopping" : "");
   byId("programs").hidden = false;
   byId("enter").hidden = true;
+  state.programs = node.programs;
   showPrograms(node.programs);
   const one = node.programs.find((program) => program.program === state.chosen);
   if (one) {
@@ -313,6 +383,11 @@ function begin() {
   });
   byId("view").addEventListener("click", () => guarded(view));
   byId("view-link").addEventListener("click", () => setTimeout(() => (byId("view-link").hidden = true)));
+  byId("visit-begin").addEventListener("click", () => guarded(beginVisit));
+  byId("visit-end").addEventListener("click", () => guarded(endVisit));
+  window.addEventListener("beforeunload", (event) => {
+    if ([...visits.values()].some((visit) => !visit.over)) event.preventDefault();
+  });
   byId("look").addEventListener("click", () => guarded(look));
   byId("stream").addEventListener("change", (event) => {
     state.stream = event.target.value;

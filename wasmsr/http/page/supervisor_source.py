@@ -12,6 +12,7 @@ from wasmsr.http.page.program_view import one_at_a_time, page_of
 from wasmsr.node.failures import SubmissionRefused, WrongState
 from wasmsr.node.supervision.node_program import NodeProgram
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
+from wasmsr.node.visits.visit import Visit
 from wasmsr.runspec.address import Address
 
 
@@ -22,6 +23,7 @@ class SupervisorSource:
         """Make the source of a node; `software` is the version of wasmsr."""
         self._node = node
         self._software = software
+        self._visits: dict[str, Visit] = {}
 
     def about(self) -> Mapping[str, Any]:
         """Return what is known of the node."""
@@ -93,6 +95,29 @@ class SupervisorSource:
         found = self._node.find(program)
         with one_at_a_time(), found.snapshot() as (file, _):
             return page_of(file, found.folder.path)
+
+    def lend(self, program: str) -> Visit:
+        """Let a browser run a program for a while; it has no worker here meanwhile.
+
+        Raises:
+            WasmsrError: There is no such program, or it cannot be lent.
+            OSError: The disk has no room.
+        """
+        found = self._node.find(program)
+        name = found.record.program
+
+        def note(text: str) -> None:
+            self._node.rules.note("trouble", program=name[:8], error=text)
+
+        for other in [key for key, visit in self._visits.items() if visit.over]:
+            del self._visits[other]
+        with one_at_a_time():
+            visit = self._visits[name] = Visit(found, note)
+        return visit
+
+    def visit(self, program: str) -> Visit | None:
+        """Return the visit of a program by its whole id, or None."""
+        return self._visits.get(program)
 
     def act(self, program: str, verb: str) -> Mapping[str, Any]:
         """Do what a person asks for, and return the program. Raises WasmsrError."""

@@ -17,7 +17,7 @@ from wasmsr.migrate.decisions.leased_movable import LeasedMovable
 from wasmsr.node.failures import NodeError
 from wasmsr.node.supervision.leased_stay import PAUSE_SECONDS, shown_lease
 from wasmsr.node.supervision.program_record import STREAMS, MovedTo, ProgramStanding, SavePoint
-from wasmsr.node.supervision.watched_program import WatchedProgram
+from wasmsr.node.visits.lent_stay import LentStay
 from wasmsr.node.workers.warm_parents import reap
 from wasmsr.node.workers.worker_facts import resident_bytes, shown_frame
 from wasmsr.ownership.keeper import LeaseKeeper
@@ -30,7 +30,7 @@ SHOW_SECONDS = 0.2
 """How long a list of programs waits for one that is held."""
 
 
-class NodeProgram(WatchedProgram):
+class NodeProgram(LentStay):
     """One program. Any thread may call its methods."""
 
     # ---- verbs -----------------------------------------------------------------------------------
@@ -146,6 +146,8 @@ class NodeProgram(WatchedProgram):
     def _shown_standing(self) -> str:
         if self.arrives:
             return "arriving"
+        if self.visits:
+            return "visiting"
         return "moving" if self._to else self.record.standing.value
 
     def shown(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -462,6 +463,11 @@ class NodeSupervisor:
         found = [one for one in self.programs() if one.standing is ProgramStanding.RESUMABLE]
 
         def resume(program: NodeProgram) -> None:
+            if program.lent_seconds > 0:  # a browser may run it, and perhaps nobody hears of it
+                later = threading.Timer(program.lent_seconds, resume, (program,))
+                later.daemon = True
+                later.start()
+                return
             try:
                 program.resume()
             except (WasmsrError, OSError) as error:

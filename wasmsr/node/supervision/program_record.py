@@ -125,6 +125,7 @@ class ProgramRecord:
         went: Where it is, if it has moved.
         lease: The terms of its lease, or None.
         stands: Whether somebody has paused it, and wants it paused wherever it goes on.
+        lent_until: Until when a browser may run it, in ns of `realtime.boot`; 0 for never.
     """
 
     program: str
@@ -148,6 +149,7 @@ class ProgramRecord:
     went: MovedTo | None = None
     lease: LeaseTerms | None = None
     stands: bool = False
+    lent_until: int = 0
 
     def write(self, path: Path) -> None:
         """Write the record, durably. Raises OSError."""

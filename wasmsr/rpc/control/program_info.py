@@ -19,7 +19,7 @@ class ProgramInfo:
         name: What people call it.
         standing: "running", "paused", "ended", "killed", "resumable" (no worker has it; it can be
             resumed from `saved`), "moving", "arriving", "moved" (another node has it; see `went`),
-            "lost" or "starting".
+            "visiting" (a browser has it for a while), "lost" or "starting".
         reason: Why, as a sentence, or "".
         ending: "finished", "exited", "trapped", "fuel" or "failed" for a program that has ended.
         code: Its exit code, or None.

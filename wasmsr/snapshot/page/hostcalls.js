@@ -19,8 +19,10 @@ const low = (value) => Number(BigInt.asUintN(32, value));
 export class HostCalls {
   // `rows`: [name, names of the parameters] of each call of WASI; `hosts`: by address, {module,
   // name} of each host function; `mayAnswer(kind)`: whether that is answered by itself;
-  // `monotonic`: where the clock that never goes back goes on, in nanoseconds.
-  constructor(rows, hosts, mayAnswer, monotonic = 0n) {
+  // `monotonic`: where the clock that never goes back goes on, in nanoseconds; `outputs`: which
+  // descriptors are standard output (1) and error (2).
+  constructor(rows, hosts, mayAnswer, monotonic = 0n, outputs = { 1: 1, 2: 2 }) {
+    this.outputs = outputs;
     this.rows = rows;
     this.hosts = hosts;
     this.mayAnswer = mayAnswer;
@@ -56,7 +58,8 @@ export class HostCalls {
   }
 
   _fd_write({ memory, bytes, view, params: [fd, vectors, count, result] }) {
-    if (fd !== 1 && fd !== 2) return null;
+    const stream = this.outputs[fd];
+    if (!stream) return null;
     const pieces = [];
     let size = 0;
     for (let i = 0; i < Math.min(count, MOST_VECTORS) && size < MOST_OUTPUT; i++) {
@@ -74,7 +77,7 @@ export class HostCalls {
       output.set(piece, at);
       at += piece.length;
     }
-    return { result: 0n, writes: [{ memory, offset: result, bytes: little(size, 4) }], output, fd };
+    return { result: 0n, writes: [{ memory, offset: result, bytes: little(size, 4) }], output, fd: stream };
   }
 
   _clock_time_get({ memory, view, params: [clock, , result] }) {

@@ -17,7 +17,9 @@ const NO_STREAMS = { fd_close: () => 8, fd_seek: () => 8, fd_write: () => 8 };
 
 export class Machine {
   // `code`: a compiled machine.wasm; `head`: the plain state without pages; `pages`: the pages.
-  constructor(code, head, pages) {
+  // Without `history` the machine keeps nothing of the past, and cannot go backwards.
+  constructor(code, head, pages, { history = true } = {}) {
+    this.history = history;
     this.core = new WebAssembly.Instance(code, { wasi_snapshot_preview1: NO_STREAMS }).exports;
     this.core._initialize();
     const at = this.#put(head);
@@ -111,7 +113,7 @@ export class Machine {
   }
 
   #advance(end, answer) {
-    const last = this.marks.at(-1);
+    const last = this.marks.at(-1) ?? 0n;
     const due = (last > this.without ? last : this.without) + EVERY;
     const stop = due > this.count && due < end ? due : end;
     const before = this.core.executed();
@@ -141,7 +143,7 @@ export class Machine {
       this.refused = true;
       return false;
     }
-    this.answers.set(count, found);
+    if (this.history) this.answers.set(count, found);
     const { memory: bytes } = this.watched;
     for (const one of found.writes) {
       this.memory(one.memory).set(one.bytes, one.offset);
@@ -156,7 +158,7 @@ export class Machine {
   // ---- backwards ----
 
   #keep() {
-    if (this.marks.at(-1) === this.count) return;
+    if (!this.history || this.marks.at(-1) === this.count) return;
     const keep = () => this.#call(() => this.core.keep());
     if (!keep() && !(this.#thin(PER_DOUBLING / 4) && keep())) {
       if (!this.marks.length) throw new Error("there is too little memory to step backwards");

@@ -1,0 +1,1 @@
+"""Programs of a node that visit a browser."""
