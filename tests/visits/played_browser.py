@@ -13,7 +13,7 @@ from typing import Any
 from wasmsr.executor.local import LocalExecutor
 from wasmsr.executor.port import HELD
 from wasmsr.node.visits.apart import HEAD
-from wasmsr.node.visits.visit import Visit
+from wasmsr.node.visits.visit import BrowserVisit
 from wasmsr.snapshot.runnable import plain_state as plain
 from wasmsr.snapshot.runnable.outgoing import plain_program
 from wasmsr.snapshot.state import SnapshotState
@@ -24,7 +24,7 @@ from wasmsr.snapshot.tools.opened import open_snapshot
 class PlayedBrowser:
     """Runs a program that a node has lent."""
 
-    def __init__(self, visit: Visit, left: Path, module: bytes, folder: Path) -> None:
+    def __init__(self, visit: BrowserVisit, left: Path, module: bytes, folder: Path) -> None:
         """Take the program.
 
         Args:

@@ -19,7 +19,7 @@ from wasmsr.node.supervision.node_rules import NodeRules
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.node.supervision.program_record import ProgramStanding
 from wasmsr.node.visits import visit as visits
-from wasmsr.node.visits.visit import Visit, VisitEnded, states
+from wasmsr.node.visits.visit import BrowserVisit, VisitEnded, states
 
 pytestmark = pytest.mark.full
 
@@ -57,7 +57,7 @@ class Home:
     def output(self) -> bytes:
         return self.source.output(self.id, "stdout", 0, 1 << 20)[1]
 
-    def lend(self) -> tuple[Visit, PlayedBrowser]:
+    def lend(self) -> tuple[BrowserVisit, PlayedBrowser]:
         visit = self.source.lend(self.id)
         assert {path.name for path in visit.parts.iterdir()} == set(visits.PARTS)
         parked = self.program.folder.parked()

@@ -21,7 +21,7 @@ from wasmsr.http.page.visit_routes import PATH, VisitRoutes
 from wasmsr.node.failures import WrongState
 from wasmsr.node.security.failures import AccessRefused
 from wasmsr.node.security.tokens import TokenCheck
-from wasmsr.node.visits.visit import Visit
+from wasmsr.node.visits.visit import BrowserVisit
 from wasmsr.runspec.address import Address
 
 VERBS = ("pause", "resume", "checkpoint", "kill")
@@ -102,10 +102,10 @@ class PageSource(Protocol):
     def view(self, program: str) -> bytes:
         """Return a page that shows a program and runs a copy of it. Raises WasmsrError."""
 
-    def lend(self, program: str) -> Visit:
+    def lend(self, program: str) -> BrowserVisit:
         """Let a browser run a program for a while. Raises WasmsrError."""
 
-    def visit(self, program: str) -> Visit | None:
+    def visit(self, program: str) -> BrowserVisit | None:
         """Return the visit of a program that a browser runs, or None."""
 
     def act(self, program: str, verb: str) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from wasmsr.http.page.program_view import one_at_a_time, page_of
 from wasmsr.node.failures import SubmissionRefused, WrongState
 from wasmsr.node.supervision.node_program import NodeProgram
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
-from wasmsr.node.visits.visit import Visit
+from wasmsr.node.visits.visit import BrowserVisit
 from wasmsr.runspec.address import Address
 
 
@@ -23,7 +23,7 @@ class SupervisorSource:
         """Make the source of a node; `software` is the version of wasmsr."""
         self._node = node
         self._software = software
-        self._visits: dict[str, Visit] = {}
+        self._visits: dict[str, BrowserVisit] = {}
 
     def about(self) -> Mapping[str, Any]:
         """Return what is known of the node."""
@@ -96,7 +96,7 @@ class SupervisorSource:
         with one_at_a_time(), found.snapshot() as (file, _):
             return page_of(file, found.folder.path)
 
-    def lend(self, program: str) -> Visit:
+    def lend(self, program: str) -> BrowserVisit:
         """Let a browser run a program for a while; it has no worker here meanwhile.
 
         Raises:
@@ -112,10 +112,10 @@ class SupervisorSource:
         for other in [key for key, visit in self._visits.items() if visit.over]:
             del self._visits[other]
         with one_at_a_time():
-            visit = self._visits[name] = Visit(found, note)
+            visit = self._visits[name] = BrowserVisit(found, note)
         return visit
 
-    def visit(self, program: str) -> Visit | None:
+    def visit(self, program: str) -> BrowserVisit | None:
         """Return the visit of a program by its whole id, or None."""
         return self._visits.get(program)
 

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from wasmsr.errors import FormatError, WasmsrError, printable
-from wasmsr.node.visits.visit import Visit, VisitEnded
+from wasmsr.node.visits.visit import BrowserVisit, VisitEnded
 
 PATH = re.compile(r"/visits/([0-9a-f]{32})/([a-z]+)")
 FILES = {
@@ -36,7 +36,9 @@ LONGEST_REASON = 300
 class VisitRoutes:
     """The calls of browsers that run programs. Any thread may call it."""
 
-    def __init__(self, find: Callable[[str], Visit | None], headers: list[tuple[str, str]]) -> None:
+    def __init__(
+        self, find: Callable[[str], BrowserVisit | None], headers: list[tuple[str, str]]
+    ) -> None:
         """Make it.
 
         Args:
@@ -71,7 +73,7 @@ class VisitRoutes:
         start(status, [*self._headers, *head])
         return [body]
 
-    def _admitted(self, program: str, environ: Mapping[str, Any]) -> Visit:
+    def _admitted(self, program: str, environ: Mapping[str, Any]) -> BrowserVisit:
         scheme, _, key = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         visit = self._find(program)
         if visit is None:
@@ -80,7 +82,7 @@ class VisitRoutes:
             raise _Refused("401 Unauthorized", "this is not the key of the visit")
         return visit
 
-    def _file(self, visit: Visit, word: str, start: Callable[..., Any]) -> Iterable[bytes]:
+    def _file(self, visit: BrowserVisit, word: str, start: Callable[..., Any]) -> Iterable[bytes]:
         name, kind = FILES[word]
         path = visit.parts / name
         try:
@@ -94,7 +96,7 @@ class VisitRoutes:
         return _pieces(path)
 
     def _answer(
-        self, visit: Visit, word: str, method: str, environ: Mapping[str, Any]
+        self, visit: BrowserVisit, word: str, method: str, environ: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         if (word, method) == ("state", "PUT"):
             number = parse_qs(environ.get("QUERY_STRING", "")).get("number", [""])[0]

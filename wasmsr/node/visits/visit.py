@@ -60,7 +60,7 @@ class VisitEnded(NodeError):
     """The browser may not run the program any more."""
 
 
-class Visit:
+class BrowserVisit:
     """One visit of one program. Any thread may call its methods.
 
     Attributes:
@@ -302,4 +302,4 @@ def settle(program: LentProgram, reason: str, note: Callable[[str], None]) -> No
     program.come_home(reason)
 
 
-__all__ = ["LEASE", "PARTS", "LentProgram", "Visit", "VisitEnded", "settle", "states"]
+__all__ = ["LEASE", "PARTS", "BrowserVisit", "LentProgram", "VisitEnded", "settle", "states"]
