@@ -372,7 +372,7 @@ def test_a_memory_moves_between_processes(tmp_path: Path) -> None:
     until(lambda: all(now > was for now, was in zip(clients.counts, seen, strict=True)))
     counts = clients.stop()
     second.end()
-    again = Server(tmp_path, *saves, "b")
+    again = Server(tmp_path, "--size", "1M", *saves, "b")
     link = MemoryLink("m", again.url)
     number = memoryview(bytearray(4))
     for at, count in enumerate(counts):
@@ -380,7 +380,7 @@ def test_a_memory_moves_between_processes(tmp_path: Path) -> None:
         assert int.from_bytes(number, "little") == count
     link.close()
     assert f"has moved to {second.url}" in first.end()
-    old = Server(tmp_path, *saves, "a")  # what it has is old, so it sends everybody away
+    old = Server(tmp_path, "--size", "1M", *saves, "a")  # what it has is old, so it sends everybody away
     assert f"which has moved to {second.url}" in old.line
     old.end()
     refused = Server(tmp_path, "--from", again.url, *saves, "b")
