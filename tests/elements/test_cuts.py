@@ -99,6 +99,7 @@ class Waiting:
             time.sleep(0.01)
 
 
+@pytest.mark.full
 def test_a_stopped_run_is_saved_last(tmp_path: Path) -> None:
     going = Going.begin(gang(tmp_path / "g"), every=3600)
     going.until(lambda: going.number(0) > 20)
@@ -149,6 +150,7 @@ COMMAND = """
     (drop (call $fd_write (i32.const 2) (i32.const 200) (i32.const 1) (i32.const 220))))"""
 
 
+@pytest.mark.full
 def test_a_result_counts_together_with_a_cut_of_who_shares_its_memory(tmp_path: Path) -> None:
     """Two counters without a gang share a memory: a third one ends while they run."""
     third = (
@@ -176,6 +178,7 @@ def test_a_result_counts_together_with_a_cut_of_who_shares_its_memory(tmp_path: 
     assert ("start", "third", 0) not in again.notes
 
 
+@pytest.mark.full
 def test_a_gang_with_a_step_in_python_begins_again(tmp_path: Path) -> None:
     """It is said that it cannot be saved; after a failure its memories are as they were."""
     folder = gang(tmp_path / "g", retries=1)
@@ -213,6 +216,7 @@ def descriptors(pid: int) -> list[str]:
     return [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
 
 
+@pytest.mark.full
 def test_one_of_a_gang_alone_is_refused(tmp_path: Path) -> None:
     going = Going.begin(gang(tmp_path / "g"), every=3600)
     going.until(lambda: going.number(0) > 20)
@@ -235,6 +239,7 @@ def test_one_of_a_gang_alone_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 123 and "one of a gang" in done.stderr
 
 
+@pytest.mark.full
 def test_a_damaged_state_is_an_error_and_no_beginning(tmp_path: Path) -> None:
     going = Going.begin(gang(tmp_path / "g"), every=3600)
     going.until(lambda: going.number(0) > 20)
@@ -246,6 +251,7 @@ def test_a_damaged_state_is_an_error_and_no_beginning(tmp_path: Path) -> None:
         again.end()
 
 
+@pytest.mark.full
 def test_a_cut_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory cannot be written for a while; what counts is the cut before."""
     from wasmsr.mem.serving.memory_images import MemoryImages
