@@ -158,18 +158,18 @@ class Going:
         except (AttributeError, LookupError, ValueError):
             return 0
 
+    def try_gate(self) -> bool:
+        """Let the counters end, if their memory is served now."""
+        try:
+            self.region.buffer[GATE] = 1
+            self.region.still_dirty([0])
+        except (AttributeError, LookupError, ValueError):
+            return False
+        return True
+
     def open_gate(self) -> None:
-        """Let the counters end; they may be set back to before that once more."""
-
-        def opened() -> bool:
-            try:
-                self.region.buffer[GATE] = 1
-                self.region.still_dirty([0])
-            except (AttributeError, LookupError, ValueError):
-                return False
-            return True
-
-        self.until(opened)
+        """Let the counters end."""
+        self.until(self.try_gate)
 
     def cuts(self) -> list[dict[str, Any]]:
         """The entries of the journal that have cuts."""
@@ -196,11 +196,9 @@ def main() -> None:
     run = RunFolder(Path(sys.argv[1]))
     run.take()
     going = Going(run, float(sys.argv[2]))
-    opened = False
     while going.thread.is_alive():
-        if not opened and Path(sys.argv[3]).exists() and going.number(8):
-            going.open_gate()
-            opened = True
+        if Path(sys.argv[3]).exists():
+            going.try_gate()  # again and again: a gang that fails is set back to before it
         time.sleep(0.01)
     print(json.dumps(going.end()))
 

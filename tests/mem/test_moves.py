@@ -380,7 +380,9 @@ def test_a_memory_moves_between_processes(tmp_path: Path) -> None:
         assert int.from_bytes(number, "little") == count
     link.close()
     assert f"has moved to {second.url}" in first.end()
-    old = Server(tmp_path, "--size", "1M", *saves, "a")  # what it has is old, so it sends everybody away
+    old = Server(
+        tmp_path, "--size", "1M", *saves, "a"
+    )  # what it has is old, so it sends everybody away
     assert f"which has moved to {second.url}" in old.line
     old.end()
     refused = Server(tmp_path, "--from", again.url, *saves, "b")
