@@ -430,5 +430,5 @@ def test_a_lost_worker_begins_again(servers: Servers) -> None:
         assert ended is not None and ended.state == "Completed"
         log = log_of(client, job)
         assert log and log == numbers(len(log) // 8)
-        client.get(run, servers.folder / "got")
+        client.get(client.jobs.runs(job.id)[0], servers.folder / "got")
         assert (servers.folder / "got" / "out" / "numbers").read_bytes() == log
