@@ -14,6 +14,7 @@ import pytest
 from tests.http.fake_node import FIRST, FakeNode
 from wasmsr.http.page import program_view
 from wasmsr.http.page.node_page import BODY_BYTES, FILES, NodePage
+from wasmsr.node import limited_process
 from wasmsr.node.failures import NodeError
 from wasmsr.runspec.address import Address
 
@@ -232,7 +233,7 @@ def test_one_page_is_made_at_a_time() -> None:
 def test_a_page_takes_no_more_memory_than_it_may(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program_view, "MEMORY", 1 << 20)
+    monkeypatch.setattr(limited_process, "MEMORY", 1 << 20)
     with pytest.raises(NodeError) as caught:
         program_view.page_of(io.BytesIO(b"no snapshot"), tmp_path)
     assert "this is not a snapshot" not in caught.value.message

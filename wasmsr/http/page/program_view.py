@@ -6,10 +6,7 @@ token; the address with the ticket answers once, and only for a minute.
 
 from __future__ import annotations
 
-import os
 import secrets
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,9 +17,8 @@ from typing import IO
 
 from wasmsr.errors import WasmsrError
 from wasmsr.node.failures import NodeError
+from wasmsr.node.limited_process import MEMORY, run_limited
 
-SECONDS = 120.0
-"""How long a page may take to be made."""
 LIVES = 60.0
 """Seconds until a ticket ends."""
 MOST = 4
@@ -61,9 +57,6 @@ class ViewTickets:
         for ticket in [one for one, (end, _) in self._pages.items() if end < now]:
             del self._pages[ticket]
 
-
-MEMORY = 6 << 30
-"""Bytes of memory that the process that makes a page may have (RLIMIT_DATA)."""
 
 _one = threading.Lock()
 """One page is made at a time: it takes about four times the memory of its program."""
@@ -104,33 +97,10 @@ def page_of(snapshot: IO[bytes], folder: Path) -> bytes:
                 file.write(piece)
         # Names without a folder: what is said of them goes to people.
         words = ["inspect", "--html", saved.name, "-o", page.name]
-        command = [sys.executable, "-c", _LIMITED, str(MEMORY), *words]
-        mine = {name: value for name, value in os.environ.items() if name[:7] != "WASMSR_"}
-        try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                env=mine,
-                cwd=place,
-                timeout=SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            raise NodeError(f"the page was not made within {SECONDS:.0f} s") from None
+        done = run_limited("wasmsr", words, "the page", Path(place))
         if done.returncode != 0:
             raise _failure(done.stderr.decode(errors="replace"))
         return page.read_bytes()
-
-
-_LIMITED = """
-import resource, runpy, sys
-most = resource.getrlimit(resource.RLIMIT_DATA)[1]
-wanted = int(sys.argv.pop(1))
-wanted = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
-runpy.run_module("wasmsr", run_name="__main__", alter_sys=True)
-"""
-"""`python -m wasmsr` with little memory, for what a program holds may make the page of it large."""
 
 
 def _failure(said: str) -> WasmsrError:

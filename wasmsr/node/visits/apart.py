@@ -7,24 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from struct import Struct
 
 from wasmsr.errors import FormatError
 from wasmsr.node.failures import NodeError
+from wasmsr.node.limited_process import MEMORY, run_limited
 
 PARTS = ("about.json", "head.gz", "pages.gz")
 """Files that a browser gets: what is known of the program, its plain state without pages, and its
 pages. The last two are in the form of gzip (RFC 1952)."""
-
-MEMORY = 6 << 30
-"""Bytes of memory that the process may have (RLIMIT_DATA)."""
-
-SECONDS = 120.0
-"""How long it may take."""
 
 HEAD = Struct("<QII")
 """What a state that comes home begins with: the monotonic clock in ns, and how many bytes of
@@ -32,7 +25,6 @@ standard output and error follow. After them comes the plain state, in the form 
 
 MOST_OUTPUT = 8 << 20
 """Bytes of each stream that come with a state at most."""
-
 
 LATEST = 1 << 62
 """No clock goes beyond this, in ns (`wasi.clocks.LAST_INSTANT`)."""
@@ -57,41 +49,25 @@ def head_of(data: bytes) -> tuple[int, int, int]:
     return monotonic, output, errors
 
 
-_LIMITED = """
-import resource, sys
-most = resource.getrlimit(resource.RLIMIT_DATA)[1]
-wanted = int(sys.argv.pop(1))
-wanted = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
-from wasmsr.node.visits.lent_states import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def apart(verb: str, *paths: Path) -> None:
     """Do the work of `write_parts` ("parts") or `write_home` ("home") in a process of its own.
 
     Raises:
         NodeError: It cannot be done; the message says why.
     """
-    words = [sys.executable, "-c", _LIMITED, str(MEMORY), verb, *map(os.fspath, paths)]
-    mine = {name: value for name, value in os.environ.items() if name[:7] != "WASMSR_"}
+    words = [verb, *map(os.fspath, paths)]
+    done = run_limited("wasmsr.node.visits.lent_states", words, "the state")
+    if done.returncode == 0:
+        return
     try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, env=mine, timeout=SECONDS
+        said: Mapping[str, str] = json.loads(done.stderr[-4000:])
+        error = NodeError(str(said["message"])[:500], hint=said.get("hint") or None)
+    except (ValueError, KeyError, TypeError):
+        error = NodeError(
+            "the process that makes the state ended without a word",
+            hint=f"it may have {MEMORY >> 20} MiB of memory",
         )
-    except subprocess.TimeoutExpired:
-        raise NodeError(f"the state was not made within {SECONDS:.0f} s") from None
-    if done.returncode != 0:
-        try:
-            said: Mapping[str, str] = json.loads(done.stderr[-4000:])
-            error = NodeError(str(said["message"])[:500], hint=said.get("hint") or None)
-        except (ValueError, KeyError, TypeError):
-            error = NodeError(
-                "the process that makes the state ended without a word",
-                hint=f"it may have {MEMORY >> 20} MiB of memory",
-            )
-        raise error
+    raise error
 
 
 __all__ = ["HEAD", "MOST_OUTPUT", "PARTS", "apart", "head_of"]

@@ -201,3 +201,6 @@ def main(words: Sequence[str]) -> int:
 
 
 __all__ = ["main", "write_home", "write_parts"]
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
