@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from wasmsr.errors import WasmsrError
@@ -19,6 +20,7 @@ from wasmsr.sandbox.states.records import SandboxRecord, read_record, with_recor
 from wasmsr.sandbox.streams import AnswerReader, Mailbox
 from wasmsr.snapshot.memory.bases import MemoryBases
 from wasmsr.snapshot.moments.history import History
+from wasmsr.snapshot.restore import StoreTemplate
 from wasmsr.snapshot.snapshot import Snapshot
 from wasmsr.wasi.facade import Wasi
 from wasmsr.wasi.filesystem.mounts import Mount
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from wasmsr.snapshot.state import SnapshotState
     from wasmsr.snapshot.store.increments import IncrementBase
 
+TEMPLATES = 8
+"""Templates that a prepared state keeps: one for each limit of memory that sandboxes have."""
 GRACE = 1_000_000_000
 """Instructions in which code may end after it was told to."""
 _I32 = ValType.I32
@@ -225,6 +229,7 @@ class Machine:
             **_outside(guest, streams, mounts, limits),
             limits=store_limits(limits),
             lay=lay if images else None,
+            template=None if base is None else template_of(base, guest, store_limits(limits)),
         )
         made = cls(guest, store, streams, record.about, mounts, over=images, base=base)
         made.reader.rest, made.forks = record.rest, record.forks
@@ -287,6 +292,22 @@ def _outside(
         "stderr": streams[2],
         "carry_limit": limits.files,
     }
+
+
+def template_of(base: IncrementBase, guest: Guest, limits: Limits) -> StoreTemplate:
+    """Return what makes stores for states over a prepared one; it is made once for some limits.
+
+    Raises:
+        SnapshotError: The prepared state is one of another version of the guest.
+    """
+    found: StoreTemplate | None = base.templates.get(limits.memory_pages)
+    if found is None:
+        state = replace(base.state, limits=replace(base.state.limits, **vars(limits)), extra={})
+        found = StoreTemplate(state, [guest.module], {**Wasi().imports, **guest_imports()})
+        if len(base.templates) >= TEMPLATES:
+            base.templates.clear()
+        base.templates[limits.memory_pages] = found
+    return found
 
 
 def _given(instance: Instance, store: Store, argv: Sequence[str]) -> tuple[int, ...]:

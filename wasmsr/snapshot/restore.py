@@ -7,6 +7,7 @@ against the address spaces. All of this is done before an instruction runs.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -446,6 +447,69 @@ class StoreRestorer:
                 if right and item.kind == TAG and instance.tags[item.index] == address:
                     return module, item
         return None
+
+
+class StoreTemplate:
+    """An allocated store of a program, for states of it that are restored one after the other.
+
+    To allocate takes most of the time of a restore: each import is compared and bound. A copy of a
+    store takes a fraction of that.
+
+    Args:
+        snapshot: A state of the program, which is checked.
+        modules: Its modules, in any order.
+        imports: The host functions that it uses.
+
+    Raises:
+        SnapshotError, ModuleError: As `restore`.
+    """
+
+    def __init__(
+        self, snapshot: SnapshotState, modules: Iterable[Module], imports: Imports
+    ) -> None:
+        found = modules_of(snapshot, modules, None)
+        self._restorer = StoreRestorer(snapshot, found, imports, None)
+        self._restorer.allocate()
+        made = self._restorer.store
+        try:
+            self._held = made.copied(memories=False)
+        finally:
+            made.close()
+
+    def restore(
+        self,
+        snapshot: SnapshotState,
+        imports: Imports,
+        wasi: Callable[[], Wasi],
+        lay: Callable[[Store, int], bool] | None,
+    ) -> Store:
+        """Return a new store in a state of the program.
+
+        Args:
+            snapshot: The state, of the template's moment or a later one, which a reader has
+                checked.
+            imports: As for the constructor.
+            wasi: As for `restore`, like the next one.
+            lay: Gives memories their bytes.
+
+        Raises:
+            FormatError: The state is one of another program, or contradicts its modules.
+            SnapshotError, LinkError, WasiConfigError: As for `restore`.
+        """
+        served = None if snapshot.wasi is None else wasi()
+        try:
+            restorer = copy.copy(self._restorer)
+            restorer.lay = lay
+            own = {} if served is None else served.imports
+            restorer.store = self._held.copied({**own, **imports})
+            restorer.target = restorer.store.state
+            store = restorer.fill(snapshot)
+        except BaseException:
+            if served is not None:
+                served.close()
+            raise
+        store.wasi = served
+        return store
 
 
 def _check_later(before: SnapshotState, now: SnapshotState) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wasmsr.interp.store.interface import StoreInterface
     from wasmsr.interp.store.store import Store
     from wasmsr.snapshot.moments.moment import Moment
+    from wasmsr.snapshot.restore import StoreTemplate
     from wasmsr.wasi.facade import Stdin, Stdout, Wasi
     from wasmsr.wasi.filesystem.mounts import Mount
     from wasmsr.wasi.state.tree_restore import OnChanged
@@ -185,6 +186,7 @@ class Snapshot:
         on_changed: OnChanged | None = None,
         carry_limit: int | None = None,
         lay: Callable[[Store, int], bool] | None = None,
+        template: StoreTemplate | None = None,
     ) -> Store:
         """Return a new store in this state; its `run` continues the program.
 
@@ -209,6 +211,8 @@ class Snapshot:
             carry_limit: Bytes that each tree of carried files may hold; default 1 GiB.
             lay: Gives memories their bytes in another way; see `restore.restore`. By default, large
                 memories that were read from a file are mapped, and others are copied.
+            template: A template of the program with the same limits, in place of `modules`, for a
+                state that was read from bytes.
 
         Raises:
             ModuleMismatch: A module is missing, or another one was given.
@@ -228,17 +232,12 @@ class Snapshot:
 
         def serve() -> Wasi:
             return _serve(
-                state,
-                carry_limit,
-                mounts=mounts,
-                stdin=stdin,
-                stdout=stdout,
-                stderr=stderr,
-                sockets=sockets,
-                live=live,
-                on_changed=on_changed,
-            )
+                state, carry_limit, mounts=mounts, stdin=stdin, stdout=stdout, stderr=stderr,
+                sockets=sockets, live=live, on_changed=on_changed,
+            )  # fmt: skip
 
+        if template is not None:
+            return template.restore(self._limited(limits), imports or {}, serve, lay)
         return restore(
             self._limited(limits),
             modules=modules,

@@ -25,6 +25,7 @@ from wasmsr.snapshot.mapped.saving import save_mapped
 from wasmsr.snapshot.memory.page_engine import PAGE_SIZE
 from wasmsr.snapshot.moments.history import History
 from wasmsr.snapshot.moments.moment import Moment
+from wasmsr.snapshot.restore import StoreTemplate
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.store.increments import HEAD, TAIL, WINDOW_LOG, IncrementBase, _tail
 from wasmsr.snapshot.store.store import SnapshotStore
@@ -351,6 +352,31 @@ def test_the_layout_is_as_documented(place: Place) -> None:
     assert data[44:48] == b"\x28\xb5\x2f\xfd"
     assert root == place.store.state("one")[1]
     assert plain > 0
+
+
+def test_a_template_gives_the_same_programs(place: Place) -> None:
+    template = StoreTemplate(place.base.state, [], {})
+    for number in (0, 9, 18):
+        ends = []
+        for given in (None, template):
+            with Snapshot(place.states[number]).restore(template=given) as program:
+                program.check()
+                assert Snapshot.of(program).state.memories == place.states[number].memories
+                program.run(fuel=30_000)
+                ends.append(Snapshot.of(program).content_digest())
+        assert ends[0] == ends[1]
+    state = place.states[0]
+    lies = (
+        replace(state, memories=[replace(state.memories[0], data=b"")]),
+        replace(state, memories=[replace(state.memories[0], maximum=7)]),
+        replace(state, limits=replace(state.limits, memory_pages=3)),
+        random_memory(1),
+    )
+    for lie in lies:
+        with pytest.raises(FormatError):
+            Snapshot(lie).restore(template=template)
+    with Snapshot(state).restore(template=template) as program:
+        program.check()
 
 
 def test_programs_go_on_from_it(place: Place) -> None:

@@ -68,6 +68,7 @@ class IncrementBase:
         root: Its root digest.
         content: Its content digest.
         state: Its state, whose memories nobody changes.
+        templates: What its users keep to restore states over it fast, by what they like.
     """
 
     def __init__(self, decoder: Decoder) -> None:
@@ -75,6 +76,7 @@ class IncrementBase:
         self._digests = decoder.space_digests
         self.state = self._earlier.state
         self.root, self.content = decoder.root, decoder.content
+        self.templates: dict[Any, Any] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, limits: Limits | None = None) -> IncrementBase:
