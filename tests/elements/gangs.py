@@ -151,6 +151,13 @@ class Going:
     def region(self) -> Any:
         return self.going._memories._living["m"][0].server.region
 
+    def is_anew(self, region: Any) -> bool:
+        """Whether the memory is served as another one than before, and a counter has counted."""
+        try:
+            return self.region is not region and self.number(0) > 0
+        except (AttributeError, LookupError):  # just now it is not served at all
+            return False
+
     def number(self, addr: int) -> int:
         """A number of the memory, 0 while it is not served."""
         try:

@@ -50,7 +50,7 @@ def test_a_gang_goes_on_from_its_last_cut_when_a_copy_is_killed(tmp_path: Path) 
     pids = children(going.going._forker._process.pid)
     assert len(pids) == 2
     os.kill(pids[0], signal.SIGKILL)
-    going.until(lambda: going.number(0) and going.region is not region)
+    going.until(lambda: going.is_anew(region))
     assert going.region.epoch > region.epoch  # whoever is left of the old gang is refused
     going.open_gate()
     right(going.end())
@@ -206,7 +206,7 @@ def test_a_gang_with_a_step_in_python_begins_again(tmp_path: Path) -> None:
     ]  # fmt: skip
     region = going.region
     os.kill(pid, signal.SIGKILL)
-    going.until(lambda: going.number(0) and going.region is not region)
+    going.until(lambda: going.is_anew(region))
     going.open_gate()
     right(going.end())
     assert going.logs()[0] == "begun\nbegun\n"
