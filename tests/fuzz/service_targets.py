@@ -7,6 +7,7 @@ nobody touches still count?
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -29,6 +30,7 @@ from tests.fuzz.service_messages import Call, MessageMutator
 from tests.node.programs import counting, lines
 from wasmsr import Node
 from wasmsr.errors import WasmsrError
+from wasmsr.interp.modules.module import assemble
 from wasmsr.migrate.protocol import PROTOCOL, Ending, PeerLost
 from wasmsr.node.security.authority import Authority
 from wasmsr.node.security.tls_identity import TlsFiles, load
@@ -254,6 +256,13 @@ class NodeTarget(FuzzTarget):
         piece = some.SubmitRequest(piece=counting(LINES, 5))
         which = some.ProgramRequest(program="fuzzed")
         submit = self._call("Submit", some.SubmitRequest(begin=begin))
+        other = assemble(b"(module)")
+        digest = hashlib.sha256(other).hexdigest()
+        more = some.SubmitRequest(more=some.ModulePiece(digest=digest, piece=other))
+        linked = json.dumps({"preload": [f"other={digest}"], "mounts": ["::/out::carry"]})
+        several = some.SubmitRequest(begin=some.SubmitBegin(spec=linked, name="fuzzed"))
+        carried = some.CarriedRequest(program="fuzzed", mount="/out")
+        removed = some.CarriedRequest(program="fuzzed", mount="/out", remove=True)
         acts = [self._call(name, which) for name in ("Checkpoint", "Inspect", "Pause", "Resume")]
         logs = some.LogsRequest(program="fuzzed", streams=["stdout"], stdout=9, stdout_life=1)
         health, reflection = some.HEALTH, some.REFLECTION
@@ -261,6 +270,9 @@ class NodeTarget(FuzzTarget):
         return [
             [submit, *acts, self._call("Logs", logs), self._call("Kill", which)],
             [self._call("Submit", some.SubmitRequest(begin=whole), piece)],
+            [self._call("Submit", several, piece, more), self._call("Snapshot", which),
+             self._call("Kill", which), self._call("Carried", carried),
+             self._call("Carried", removed)],
             [self._call("Info", some.InfoRequest()), self._call("List", some.ListRequest())],
             [submit, self._call("Pause", which), self._call("Kill", which)],
             [submit, self._call("Migrate", some.MigrateRequest(program="x", to="127.0.0.1:1")),
