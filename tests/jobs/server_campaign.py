@@ -36,6 +36,7 @@ from wasmsr.jobs.executor import JobExecutor
 from wasmsr.jobs.servers.server_executor import ServerExecutor
 from wasmsr.jobs.servers.server_run import OURS
 from wasmsr.jobs.servers.spread_placement import SpreadPlacement, SpreadReservation
+from wasmsr.node.failures import NodeAway
 from wasmsr.rpc.control.program_info import ProgramInfo
 
 SLOW = 1_500_000
@@ -158,11 +159,19 @@ class ServerRun(LeaseRun):
         self.wrong += wrong_counts(self.listed(), [OURS + id for id in ids])[1]
 
     def listed(self) -> list[ProgramInfo]:
-        """Return what all servers list."""
+        """Return what all servers list; one that was lost last may still be starting."""
         found: list[ProgramInfo] = []
+        end = time.monotonic() + PATIENCE
         for shell in self.shells:
-            with self.client(shell) as node:
-                found += node.ps()
+            while True:
+                try:
+                    with self.client(shell) as node:
+                        found += node.ps()
+                    break
+                except NodeAway:
+                    if time.monotonic() >= end:
+                        raise
+                    time.sleep(0.1)
         return found
 
     def fault(self) -> str:
