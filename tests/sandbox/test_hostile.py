@@ -80,7 +80,7 @@ def lying(state: SnapshotState, source: random.Random) -> SnapshotState:
     """The state with another record."""
     host = copy.deepcopy(state.extra[HOST_STATE])
     for _ in range(source.choice((1, 1, 2))):
-        lie(host[SANDBOX] if source.random() < 0.95 else host, source)
+        lie(host.get(SANDBOX) if source.random() < 0.95 else host, source)
     return replace(state, extra={**state.extra, HOST_STATE: host})
 
 
