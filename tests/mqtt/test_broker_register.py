@@ -165,6 +165,7 @@ def _answers(register: Register, program: bytes) -> bool:
     return True
 
 
+@pytest.mark.full
 def test_a_broker_that_is_away(fleet: Fleet) -> None:
     first = fleet.module("one")
     register = fleet.register("runtime")
