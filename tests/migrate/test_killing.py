@@ -111,7 +111,7 @@ def test_there_and_back(pair: Pair) -> None:
     assert sorted(codes.values()) == [0, CODE], log
     assert not [line for line in log if "VIOLATION" in line]
     moves = [line for line in log if "event moved" in line]
-    assert len(moves) >= 3, log
+    assert len(moves) >= 2, log  # how many more depends on what else the machine does
     assert [line[0] for line in moves[:2]] == ["a", "b"]
 
 
