@@ -413,12 +413,13 @@ class Sandbox(CallDriver):
             limits: What it may use.
 
         Raises:
-            SnapshotError: There is no such sandbox, or somebody else has woken it.
+            SnapshotError: There is no such sandbox, somebody else has woken it, or it is larger
+                than the limits.
             MissingPackageError: The guest's package is not installed.
         """
         from wasmsr.sandbox.states.parking import fetched, take_out
 
-        found = fetched(store, name)
+        found = fetched(store, name, None if limits is None else store_limits(limits))
         made = cls._of_state(found.state, mounts, tools, limits, found.base, found.images)
         try:
             take_out(store, name, found.root)
@@ -516,7 +517,9 @@ class _Use:
             raise SandboxError("the sandbox is busy with another call")
 
     def __exit__(self, *error: object) -> None:
-        self._sandbox._busy.release()
+        with self._sandbox._stopping:
+            self._sandbox._wanted = None  # it was for this call, and must not stop the next one
+            self._sandbox._busy.release()
 
 
 def _inside(path: str) -> str:

@@ -17,8 +17,10 @@ import pytest
 import zstandard
 
 from tests.snapshot.store.filled import GROWING, embedding, growing, random_memory, saved
-from wasmsr import Module, Snapshot, SnapshotError, Store
-from wasmsr.errors import DigestError, FormatError, SignatureError, VersionError
+from wasmsr import Limits, Module, Snapshot, SnapshotError, Store
+from wasmsr.errors import DigestError, FormatError, HandedOver, SignatureError, VersionError
+from wasmsr.sandbox.states.parking import fetched
+from wasmsr.snapshot.encoding.container import FLAG_HANDED, HEADER, Header
 from wasmsr.snapshot.format import encode
 from wasmsr.snapshot.mapped.opening import open_mapped
 from wasmsr.snapshot.mapped.saving import save_mapped
@@ -27,6 +29,7 @@ from wasmsr.snapshot.moments.history import History
 from wasmsr.snapshot.moments.moment import Moment
 from wasmsr.snapshot.restore import StoreTemplate
 from wasmsr.snapshot.state import SnapshotState
+from wasmsr.snapshot.store import folder as folder_module
 from wasmsr.snapshot.store.increments import HEAD, TAIL, WINDOW_LOG, IncrementBase, _tail
 from wasmsr.snapshot.store.store import SnapshotStore
 from wasmsr.snapshot.tools.opened import open_snapshot
@@ -254,6 +257,97 @@ def test_a_mapped_base_that_was_changed_is_seen(place: Place) -> None:
         _ = base.trees
 
 
+def test_a_base_that_was_read_stays_as_it_is(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader does not take it over, also where no record can be kept and it is not mapped."""
+    memory = bytearray(place.base.state.memories[0].data)
+    memory[:PAGE_SIZE] = b"x" * PAGE_SIZE
+    changed = replace(
+        place.base.state, memories=[replace(place.base.state.memories[0], data=memory)]
+    )
+    place.store.put_increment(changed, "changed", place.base, all_pages(changed))
+    place.store.put_increment(place.base.state, "same", place.base, [array("Q")])
+    (tmp_path / "no folder").write_bytes(b"")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "no folder"))
+    base = IncrementBase.open(shutil.copy(tmp_path / "base.bin", tmp_path / "other.bin"))
+    assert open_mapped(tmp_path / "other.bin") is None
+    assert place.store.increments is not None
+    for name, wanted in (("changed", changed), ("same", place.base.state)) * 2:
+        with place.store.increments.opened(name) as found:
+            assert found.read(base).finish() == wanted
+
+
+def test_who_was_handed_over_is_not_run(place: Place, tmp_path: Path) -> None:
+    """Another host has the program: it may be copied, and is not woken here."""
+    place.store.put(saved(tmp_path / "source.bin", random_memory(1), handed=True), "whole")
+    place.put("one", 0)
+    plain = plain_of(place, place.file("one").read_bytes())
+    header = Header.decode(plain[: HEADER.size])
+    marked = header._replace(flags=header.flags | FLAG_HANDED).encode() + plain[HEADER.size :]
+    place.file("one").write_bytes(made(place, marked, root=root_of(marked)))
+    for name in ("whole", "one"):
+        with pytest.raises(HandedOver, match=name):
+            place.store.state(name)
+        with pytest.raises(HandedOver, match=name):
+            fetched(place.store, name)
+        place.store.get(name, str(tmp_path / f"{name}.bin"))
+        assert open_snapshot(tmp_path / f"{name}.bin").header.handed
+
+
+def test_it_is_no_larger_than_its_reader_allows(place: Place) -> None:
+    """What is larger is refused before its memory is allocated."""
+    place.put("one", 18)
+    place.store.put_state(place.states[18], "whole")
+    pages = len(place.states[18].memories[0].data) // 65536
+    for name in ("one", "whole"):
+        small = Limits(memory_pages=pages - 1)
+        with pytest.raises(FormatError, match="exceeds the limit"):
+            place.store.state(name, limits=small)
+        with pytest.raises(FormatError, match="exceeds the limit"):
+            fetched(place.store, name, small)
+        assert place.store.state(name, limits=Limits(memory_pages=pages))[0] == place.states[18]
+        assert fetched(place.store, name, Limits(memory_pages=pages)).state.memories
+
+
+def test_no_base_is_removed_if_nobody_can_say_what_needs_it(place: Place) -> None:
+    """The folder of increments may be on a disk that is not mounted now."""
+    place.put("one", 0)
+    folder, elsewhere = place.folder / "increments", place.folder.parent / "elsewhere"
+    folder.rename(elsewhere)
+    folder.symlink_to(place.folder.parent / "not mounted")
+    for work in (place.store.gc, place.store.names, place.store.ls):
+        with pytest.raises(SnapshotError, match="increments"):
+            work()
+    folder.unlink()
+    elsewhere.rename(folder)
+    assert place.store.state("one")[0] == place.states[0]
+
+
+def test_what_was_done_is_there_after_a_power_cut(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders are on the disk before what is in them, and a removed name stays removed."""
+    seen: dict[str, set[str]] = {}
+    sync = folder_module.sync_folder
+
+    def watched(folder: str) -> None:
+        seen[folder] = set(os.listdir(folder))
+        sync(folder)
+
+    monkeypatch.setattr(folder_module, "sync_folder", watched)
+    deep = tmp_path / "a" / "b"
+    store = SnapshotStore(deep, create=True)
+    assert "a" in seen[str(tmp_path)] and "b" in seen[str(tmp_path / "a")]
+    state = place.states[0]
+    store.put_increment(state, "one", place.base, all_pages(state))
+    store.put_state(random_memory(1), "whole")
+    assert {"packs", "names", "increments", "bases"} <= seen[str(deep)]
+    for folder, name in (("increments", "one"), ("names", "whole")):
+        store.remove(name)
+        assert not [one for one in seen[str(deep / folder)] if one.startswith(name)]
+
+
 def test_signatures_are_asked_for(place: Place) -> None:
     place.put("one", 0)
     with pytest.raises(SignatureError):
@@ -306,14 +400,10 @@ def test_what_is_cut_or_changed_is_refused(place: Place) -> None:
 
 def test_what_lies_is_refused(place: Place) -> None:
     whole = b"".join(encode(place.states[4], version=2))
-    assert "that is none" in str(refused(place, made(place, whole, root=root_of(whole))))
+    assert "no incremental one" in str(refused(place, made(place, whole, root=root_of(whole))))
     place.put("one", 4)
     data = place.file("one").read_bytes()
-    plain = (
-        zstandard.ZstdDecompressor(dict_data=place.base.prefix, max_window_size=1 << WINDOW_LOG)
-        .stream_reader(io.BytesIO(data[HEAD.size :]))
-        .read(1 << 30)
-    )
+    plain = plain_of(place, data)
     root = root_of(plain)
     place.file("lies").write_bytes(made(place, plain, root=root))
     assert place.store.state("lies")[0] == place.states[4]
@@ -326,6 +416,14 @@ def test_what_lies_is_refused(place: Place) -> None:
     assert isinstance(refused(place, wrong), VersionError)
     short = data[: -TAIL.size] + _tail(data[: HEAD.size], len(plain) - 1, root)
     assert "more bytes than it says" in str(refused(place, short))
+
+
+def plain_of(place: Place, data: bytes) -> bytes:
+    """The plain bytes of an increment."""
+    unpacker = zstandard.ZstdDecompressor(
+        dict_data=place.base.prefix, max_window_size=1 << WINDOW_LOG
+    )
+    return unpacker.stream_reader(io.BytesIO(data[HEAD.size :])).read(1 << 30)
 
 
 def root_of(plain: bytes) -> bytes:

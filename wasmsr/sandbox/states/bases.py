@@ -26,15 +26,22 @@ def open_base(path: str | os.PathLike[str], limits: Limits | None = None) -> Inc
     return _keep(IncrementBase.open(path, limits=limits))
 
 
-def base_in(increments: StoredIncrements, root: bytes) -> IncrementBase:
+def base_in(
+    increments: StoredIncrements, root: bytes, limits: Limits | None = None
+) -> IncrementBase:
     """Return the base with a root digest: the one that is open, or that of the store.
+
+    Args:
+        increments: Those of the store.
+        root: The digest.
+        limits: Limits of the stores in which states over it are restored.
 
     Raises:
         SnapshotError: The store does not have it.
     """
     with _lock:
         found = _kept.get(root)
-    return _keep(increments.base(root) if found is None else found)
+    return _keep(increments.base(root, limits=limits) if found is None else found)
 
 
 def _keep(base: IncrementBase) -> IncrementBase:

@@ -18,9 +18,11 @@ from wasmsr.sandbox.states.bases import base_in
 from wasmsr.snapshot.memory.page_engine import gather
 from wasmsr.snapshot.moments.images import MemoryImage, WrittenPages
 from wasmsr.snapshot.moments.moment import images_of
-from wasmsr.snapshot.store.store import SnapshotStore
+from wasmsr.snapshot.store.increments import check_owned
+from wasmsr.snapshot.store.store import SnapshotStore, check_name
 
 if TYPE_CHECKING:
+    from wasmsr.interp.outcomes import Limits
     from wasmsr.sandbox.call import PendingCall
     from wasmsr.sandbox.machine import Machine
     from wasmsr.sandbox.results import SandboxLimits
@@ -54,7 +56,7 @@ def put_away(
     store: StoreName,
     name: str,
 ) -> None:
-    """Put the state of a machine that stands into a store, under a name that is free.
+    """Put the state of a machine that does not run into a store, under a name that is free.
 
     Args:
         machine: The machine.
@@ -75,33 +77,43 @@ def put_away(
         place.put_increment(state, name, machine.base, dirty)
 
 
-def fetched(store: StoreName, name: str) -> FetchedState:
-    """Return the state that a name has. Raises SnapshotError."""
+def fetched(store: StoreName, name: str, limits: Limits | None = None) -> FetchedState:
+    """Return the state that a name has.
+
+    Args:
+        store: The store.
+        name: The name.
+        limits: Limits of the store in which the state is to be restored.
+
+    Raises:
+        SnapshotError: There is none, it is damaged, larger than the limits, or another host owns
+            its program.
+    """
+    check_name(name)
     place = _open(store)
     increments = place.increments
     if increments is None or not increments.has(name):
-        return FetchedState(*place.state(name))
+        return FetchedState(*place.state(name, limits=limits))
     with increments.opened(name) as found:
-        base = base_in(increments, found.base)
-        decoder = found.read(base, sparse=True)
+        base = base_in(increments, found.base, limits)
+        decoder = found.read(base, sparse=True, limits=limits)
+        check_owned(decoder, name)
         images = _images(base, decoder)
         return FetchedState(decoder.finish(), found.root, base, images)
 
 
 def _images(base: IncrementBase, decoder: Decoder) -> tuple[MemoryImage, ...]:
     """Return the memories of an increment: the base's, and the pages that differ."""
-    below = images_of(base.state)
+    below = images_of(base.state.memories)
     made = []
     stored = decoder.stored_pages
-    for number, memory in enumerate(decoder.finish().memories):
-        view = memoryview(memory.data)
-        if number >= len(below):
-            made.append(MemoryImage.of_bytes(view))
-            continue
+    memories = decoder.finish().memories
+    for number, before in enumerate(below):
+        view = memoryview(memories[number].data)
         runs = array("Q", chain.from_iterable(stored[number]))
         written = WrittenPages(runs, gather(view, runs))
-        made.append(MemoryImage(len(view), before=below[number], written=written))
-    return tuple(made)
+        made.append(MemoryImage(len(view), before=before, written=written))
+    return (*made, *images_of(memories[len(below) :]))
 
 
 def take_out(store: StoreName, name: str, root: bytes) -> None:

@@ -179,7 +179,7 @@ class Moment:
             held = made.copied(memories=False)
         finally:
             made.close()
-        moment = cls(held, images_of(state), _wasi_of(state))
+        moment = cls(held, images_of(state.memories), _wasi_of(state))
         moment.foreign = True
         return moment
 
@@ -307,14 +307,14 @@ def _wasi_of(state: SnapshotState) -> SavedWasi | None:
     return SavedWasi(read(state.wasi), state.files or Contents(), since)
 
 
-def images_of(state: SnapshotState) -> list[MemoryImage]:
-    """Return the memories of a state that was read; those of a mapped file are not copied.
+def images_of(memories: Sequence[MemoryState]) -> list[MemoryImage]:
+    """Return memories of a state that was read; those of a mapped file are not copied.
 
     Raises:
         SnapshotError: The host has no room.
     """
     try:
-        return [_image_of(memory) for memory in state.memories]
+        return [_image_of(memory) for memory in memories]
     except (OSError, AttributeError) as error:
         raise SnapshotError(
             f"there is no room for the memories that forks share: {error}"

@@ -64,7 +64,7 @@ class StoreFolder:
                     hint="wasmsr store put FILE NAME --store DIR makes one",
                 ) from None
             for folder in (PACKS, NAMES):
-                os.makedirs(os.path.join(place, folder), exist_ok=True)
+                _make_lasting(os.path.join(place, folder))
             save_pieces([FORMAT], os.path.join(place, "format"), what="store")
             return
         check_format(found, said)
@@ -93,7 +93,7 @@ class StoreFolder:
     def make(self, folder: str) -> None:
         """Make a folder that a store need not have, and which only this user may use."""
         with self._told("write", folder):
-            os.makedirs(self.place(folder), mode=0o700, exist_ok=True)
+            _make_lasting(self.place(folder), 0o700)
 
     def prune_mapped(self, kept: Container[str]) -> None:
         """Remove mapped files but those with these paths."""
@@ -292,3 +292,16 @@ class StoreFolder:
                     self.remove(os.path.join(folder, name))
                     count += 1
         return count
+
+
+def _make_lasting(path: str, mode: int = 0o777) -> None:
+    """Make a folder, and those above it, so that they are there after a power cut.
+
+    Raises:
+        OSError: The host refuses.
+    """
+    above = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(path):
+        _make_lasting(above)
+        os.makedirs(path, mode, exist_ok=True)
+        sync_folder(above)

@@ -12,13 +12,20 @@ import os
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from struct import Struct
 from typing import IO, TYPE_CHECKING, Any
 
-from wasmsr.errors import DigestError, FormatError, SnapshotError, VersionError, printable
+from wasmsr.errors import (
+    DigestError,
+    FormatError,
+    HandedOver,
+    SnapshotError,
+    VersionError,
+    printable,
+)
 from wasmsr.snapshot.encoding.container import IGNORABLE, MAPPED
 from wasmsr.snapshot.encoding.reader import Decoder
 from wasmsr.snapshot.encoding.registry import BY_KIND
@@ -97,7 +104,10 @@ class IncrementBase:
             check_unwritable(os.fspath(path), os.stat(path))
             if mapped and admit(os.fspath(path), decoder.root):  # else what was read serves
                 decoder = open_mapped(path, limits=limits) or decoder
-        share(decoder.finish().memories)
+        memories = decoder.finish().memories
+        share(memories)
+        for memory in memories:  # a reader takes over what it may write; small ones are no files
+            memory.data = memoryview(memory.data).toreadonly()
         return cls(decoder)
 
     @cached_property
@@ -264,7 +274,7 @@ class StoredIncrement:
         if (plain, decoder.root) != (self.plain, self.root):
             raise FormatError(f"the increment {self.name} is not what its end says")
         if decoder.header is None or decoder.header.form_name != "incremental":
-            raise FormatError(f"the increment {self.name} has a snapshot that is none")
+            raise FormatError(f"the snapshot in the increment {self.name} is no incremental one")
         state.files = without_unused(state).files
         return decoder
 
@@ -280,10 +290,17 @@ class StoredIncrements:
         self._folder = folder
 
     def names(self) -> list[str]:
-        """Return the names of all increments, sorted."""
-        with suppress(SnapshotError):
-            return self._folder.listed(INCREMENTS, SUFFIX)
-        return []  # a store without any has no folder
+        """Return the names of all increments, sorted; none if the folder is another user's."""
+        place = self._folder.place(INCREMENTS)
+        if os.path.isdir(place) and not os.access(place, os.R_OK | os.X_OK):
+            return []
+        return self._all_names()
+
+    def _all_names(self) -> list[str]:
+        """As `names`; raises SnapshotError where they cannot be read."""
+        if not os.path.lexists(self._folder.place(INCREMENTS)):
+            return []  # a store without any has no folder
+        return self._folder.listed(INCREMENTS, SUFFIX)
 
     def has(self, name: str) -> bool:
         """Return whether there is an increment of this name."""
@@ -407,10 +424,11 @@ class StoredIncrements:
         """Remove bases that no increment needs; return their number. Nobody writes meanwhile.
 
         Raises:
-            SnapshotError: An increment is damaged, so that nobody can say what it needs.
+            SnapshotError: An increment is damaged, or they cannot be read, so that nobody can say
+                what they need.
         """
         needed = set()
-        for name in self.names():
+        for name in self._all_names():
             try:
                 with self.opened(name) as found:
                     needed.add(found.base.hex())
@@ -428,6 +446,15 @@ class StoredIncrements:
         return gone
 
 
+def check_owned(decoder: Decoder, name: str) -> None:
+    """Refuse to run a program of a store that another host owns. Raises HandedOver."""
+    if decoder.header is not None and decoder.header.handed:
+        raise HandedOver(
+            f"the program {name} was handed over to another host, which owns it now",
+            hint=f"go on with it there; wasmsr store get {name} -o FILE writes the state",
+        )
+
+
 def _file(name: str) -> str:
     return f"{INCREMENTS}/{name}{SUFFIX}"
 
@@ -436,4 +463,4 @@ def _base_file(root: bytes) -> str:
     return f"{BASES}/{root.hex()}{SUFFIX}"
 
 
-__all__ = ["IncrementBase", "StoredIncrement", "StoredIncrements"]
+__all__ = ["IncrementBase", "StoredIncrement", "StoredIncrements", "check_owned"]

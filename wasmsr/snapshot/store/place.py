@@ -57,8 +57,13 @@ class StorePlace(Protocol):
             Whether it was written; False if it is there and must not be replaced.
         """
 
-    def remove(self, name: str) -> None:
-        """Remove a file if it is there."""
+    def remove(self, name: str, *, lasting: bool = False) -> None:
+        """Remove a file if it is there.
+
+        Args:
+            name: The file.
+            lasting: Whether it stays removed when the host loses its power.
+        """
 
     def append_to(self, name: str, *, new: bool) -> int | None:
         """Open a file to append to it; nobody else appends until it is closed.

@@ -172,8 +172,8 @@ class RemoteStore:
     def _put(self, name: str, data: bytes) -> None:
         self._files.pipe_file(self._at(name), data)
 
-    def remove(self, name: str) -> None:
-        """Remove a file if it is there."""
+    def remove(self, name: str, *, lasting: bool = False) -> None:
+        """Remove a file if it is there. It stays removed in any case."""
         self._renew()
         with self._told("remove", name), suppress(FileNotFoundError):
             self._files.rm_file(self._at(name))

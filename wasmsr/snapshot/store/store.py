@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from wasmsr.errors import DigestError, SnapshotError, printable
 from wasmsr.snapshot.encoding.reader import Decoder
@@ -19,7 +19,7 @@ from wasmsr.snapshot.memory.adoption import allocate, share
 from wasmsr.snapshot.state import SnapshotState
 from wasmsr.snapshot.store.catalogue import Catalogue
 from wasmsr.snapshot.store.folder import MAPPED, StoreFolder
-from wasmsr.snapshot.store.increments import IncrementBase, StoredIncrements
+from wasmsr.snapshot.store.increments import IncrementBase, StoredIncrements, check_owned
 from wasmsr.snapshot.store.manifest import MANIFEST_LIMIT, Manifest, cut, decode_manifest
 from wasmsr.snapshot.store.pack import PackWriter, index_name, pack_name
 from wasmsr.snapshot.store.place import NAMES, PACKS, StorePlace
@@ -27,6 +27,9 @@ from wasmsr.snapshot.store.sweeping import sweep
 from wasmsr.snapshot.tools.copies import Copied, refuse_unknown, write_full
 from wasmsr.snapshot.tools.opened import OpenedSnapshot, open_snapshot
 from wasmsr.snapshot.trust.policy import READ_ANY, WRITE_PLAIN, ReadTrust, WriteTrust
+
+if TYPE_CHECKING:
+    from wasmsr.interp.outcomes import Limits
 
 NAME_LIMIT = 128
 """Characters of the longest name."""
@@ -274,16 +277,22 @@ class SnapshotStore:
             )
         return write_full(opened, out, version=2, trust=write, read=trust)
 
-    def state(self, name: str) -> tuple[SnapshotState, bytes]:
-        """Return the state of a name, and its root digest.
+    def state(self, name: str, *, limits: Limits | None = None) -> tuple[SnapshotState, bytes]:
+        """Return the state of a name, which is to run here, and its root digest.
+
+        Args:
+            name: The name.
+            limits: Limits of the store in which the state is to be restored.
 
         Raises:
             SnapshotError: There is no such name.
+            HandedOver: Another host owns the program now.
             FormatError, DigestError: The store is damaged.
         """
         check_name(name)
         with self.folder.locked("read"):
-            opened = self._read(name, room=allocate)
+            opened = self._read(name, room=allocate, limits=limits)
+        check_owned(opened.decoder, name)
         share(opened.state.memories)
         return opened.state, opened.decoder.root
 
@@ -338,13 +347,19 @@ class SnapshotStore:
             )
 
     def _read(
-        self, name: str, trust: ReadTrust = READ_ANY, room: Allocate | None = None
+        self,
+        name: str,
+        trust: ReadTrust = READ_ANY,
+        room: Allocate | None = None,
+        limits: Limits | None = None,
     ) -> OpenedSnapshot:
         """Return the whole snapshot of a name, in whatever form the store has it."""
         if self.increments is None or not self.increments.has(name):
-            return self._opened(name, self._manifest(name), Catalogue(self.folder), trust, room)
+            manifest = self._manifest(name)
+            return self._opened(name, manifest, Catalogue(self.folder), trust, room, limits)
         with self.increments.opened(name) as found:
-            decoder = found.read(self.increments.base(found.base))
+            base = self.increments.base(found.base, limits=limits)
+            decoder = found.read(base, limits=limits)
             trust.check(decoder.signatures, found.root)
             return OpenedSnapshot(self.folder.place(name), decoder.finish(), decoder, 1)
 
@@ -355,8 +370,9 @@ class SnapshotStore:
         catalogue: Catalogue,
         trust: ReadTrust = READ_ANY,
         room: Allocate | None = None,
+        limits: Limits | None = None,
     ) -> OpenedSnapshot:
-        decoder = Decoder(trust=trust, allocate=room)
+        decoder = Decoder(trust=trust, allocate=room, limits=limits)
         try:
             for piece in manifest.stream(catalogue.read):
                 decoder.feed(piece)
@@ -385,7 +401,9 @@ class SnapshotStore:
         return [name for name in self.folder.listed(NAMES, _SUFFIX) if is_name(name)]
 
     def remove(self, name: str, *, root: bytes | None = None) -> None:
-        """Remove a name. Its pieces stay until `gc`. Of several callers at once, one succeeds.
+        """Remove a name, for good when this returns. Its pieces stay until `gc`.
+
+        Of several callers at once, one succeeds.
 
         Args:
             name: The name.
@@ -402,7 +420,7 @@ class SnapshotStore:
                 found = self._manifest(name)  # says if it is not there
                 if root is not None and found.root != root:
                     raise SnapshotError(f"the name {name} has another snapshot by now")
-            self.folder.remove(_file(name))
+            self.folder.remove(_file(name), lasting=True)
 
     def ls(self) -> list[StoredName]:
         """Return what the store has, by name."""
