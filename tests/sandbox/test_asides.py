@@ -105,3 +105,35 @@ def test_no_tool_waits_in_it(sandbox: wasmsr.Sandbox) -> None:
         sandbox.inspect("t", 1)
     is_whole(sandbox)
     assert sandbox.run("t").status == "waiting"
+
+
+class Asked:
+    """The lock of a busy sandbox; who asks for it gets the answer when the call may have ended."""
+
+    def __init__(self, lock: Any) -> None:
+        self.acquire, self.release = lock.acquire, lock.release
+        self._lock = lock
+        self.asked, self.ended = threading.Event(), threading.Event()
+
+    def locked(self) -> bool:
+        found: bool = self._lock.locked()
+        self.asked.set()
+        self.ended.wait(0.5)
+        return found
+
+
+def test_an_interrupt_that_comes_too_late_stops_no_other_call(sandbox: Any) -> None:
+    """It is told while the call ends."""
+    sandbox._busy = lock = Asked(sandbox._busy)
+    late = threading.Thread(target=sandbox.interrupt)
+
+    def written(stream: str, data: str) -> None:
+        if not lock.asked.is_set():
+            late.start()
+            lock.asked.wait()
+
+    assert sandbox.run("print(1)", on_output=written).status == "finished"
+    lock.ended.set()
+    late.join()
+    is_whole(sandbox)
+    assert sandbox.complete("x.re", 4).matches

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wasmsr.errors import FormatError
+from tests.snapshot.store.filled import GROWING, growing
+from wasmsr import Limits, Module
+from wasmsr.errors import FormatError, ModuleMismatch
 from wasmsr.sandbox.call import PendingCall, question_of
 from wasmsr.sandbox.guests import Guest
+from wasmsr.sandbox.machine import template_of
 from wasmsr.sandbox.states.warm import WarmRecipe
 from wasmsr.sandbox.streams import DEEPEST, MARK, AnswerReader, well_formed
+from wasmsr.snapshot.mapped.saving import save_mapped
+from wasmsr.snapshot.store.increments import IncrementBase
 
 
 def deep(levels: int) -> Any:
@@ -96,3 +103,22 @@ def test_files_of_other_mounts_have_other_labels() -> None:
     assert len(labels) == len(mounts)
     assert all(len(one) < 150 and "/" not in one for one in labels)
     assert WarmRecipe(guest).label == "python-base"
+
+
+def test_a_record_gets_no_template_of_another_guest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that names another guest than its program's is refused, whoever came before."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    state = growing()[0]
+    bare = replace(state, modules=[replace(one, binary=None) for one in state.modules])
+    save_mapped(bare, tmp_path / "base.bin")
+    base = IncrementBase.open(tmp_path / "base.bin")
+    right, wrong = (
+        Guest("python", module, (), {}, (), "run", "")
+        for module in (Module.from_text(GROWING), Module.from_text("(module)"))
+    )
+    made = template_of(base, right, Limits())
+    with pytest.raises(ModuleMismatch):
+        template_of(base, wrong, Limits())
+    assert template_of(base, right, Limits()) is made

@@ -49,6 +49,8 @@ class CallDriver:
         self._call = call
         self._moments: dict[str, Any] = {}
         self._busy = threading.Lock()
+        self._stopping = threading.RLock()
+        """Held to stop a call, and to end one; handlers of signals may come in between."""
         self._wanted: str | None = None
         self._raised: BaseException | None = None
         self._told: dict[str, Any] = {}
@@ -83,21 +85,20 @@ class CallDriver:
             instructions=min(ASIDE_INSTRUCTIONS, instructions or ASIDE_INSTRUCTIONS),
         )
 
-    def _stop(self, why: str) -> None:
-        if self._busy.locked():
-            if why != "wake" or self._wanted is None:
-                self._wanted = why
-            self._machine.store.pause()
+    def _stop(self, why: str, call: PendingCall | None = None) -> None:
+        """Stop what runs, if it is `call`, or whatever it is; do nothing if that has ended."""
+        with self._stopping:
+            if self._busy.locked() and (call is None or self._call is call):
+                if why != "wake" or self._wanted is None:
+                    self._wanted = why
+                self._machine.store.pause()
 
     def _stop_after(self, seconds: float, why: str) -> None:
         """Stop the call that runs now after so many seconds, unless it ends before."""
         call = self._call
 
-        def stop() -> None:
-            if self._call is call:
-                self._stop(why)
-
-        timer = threading.Timer(min(max(0.0, seconds), threading.TIMEOUT_MAX), stop)
+        wait = min(max(0.0, seconds), threading.TIMEOUT_MAX)
+        timer = threading.Timer(wait, self._stop, (why, call))
         timer.daemon = True
         self._timers.append(timer)
         timer.start()

@@ -300,13 +300,14 @@ def template_of(base: IncrementBase, guest: Guest, limits: Limits) -> StoreTempl
     Raises:
         SnapshotError: The prepared state is one of another version of the guest.
     """
-    found: StoreTemplate | None = base.templates.get(limits.memory_pages)
+    key = guest.module.digest, limits.memory_pages  # a record can lie about its guest
+    found: StoreTemplate | None = base.templates.get(key)
     if found is None:
         state = replace(base.state, limits=replace(base.state.limits, **vars(limits)), extra={})
         found = StoreTemplate(state, [guest.module], {**Wasi().imports, **guest_imports()})
         if len(base.templates) >= TEMPLATES:
             base.templates.clear()
-        base.templates[limits.memory_pages] = found
+        base.templates[key] = found
     return found
 
 
