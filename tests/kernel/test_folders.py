@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from tests.kernel.test_install import GIVEN
 from wasmsr.cli.sandboxes.kernel import run
+from wasmsr.kernel import checkpoints
 from wasmsr.kernel.checkpoints import (
     KEPT,
     KEPT_SECONDS,
@@ -26,9 +30,11 @@ from wasmsr.kernel.checkpoints import (
     CellRecord,
     KernelFolder,
     StateFolder,
+    _lock,
     kept_sessions,
     remove_old,
 )
+from wasmsr.kernel.magics import MagicError, Magics
 from wasmsr.kernel.settings import ConnectionFile
 from wasmsr.kernel.wire import KernelError
 
@@ -148,7 +154,8 @@ def test_what_killed_kernels_have_left_is_found(tmp_path: Path) -> None:
     assert found[1].said.endswith("a.ipynb")
     assert "without a name" in found[2].said
     (killed[2].path / "kept-61.bin").write_bytes(b"kept")
-    found[0].give_over(own.path)
+    with found[0].held():
+        found[0].give_over(own.path)
     assert (own.path / "kept-61.bin").read_bytes() == b"kept"
     assert not killed[2].path.exists()
     with pytest.raises(KernelError, match="was removed"), found[0].held():
@@ -157,6 +164,51 @@ def test_what_killed_kernels_have_left_is_found(tmp_path: Path) -> None:
     assert [int(one.folder.name, 16) for one in kept_sessions(nameless.path)] == [4, 2, 5, 1]
     lives.remove()
     assert kept_sessions(tmp_path / "none" / "x") == []
+
+
+def test_who_asks_keeps_no_kernel_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another kernel that starts now asks whether this one lives."""
+    monkeypatch.setattr(checkpoints, "ASKS_SECONDS", 60.0)
+    folder = KernelFolder(tmp_path / "a")
+    asking = threading.Timer(0.1, os.close, (folder._lock,))
+    asking.start()
+    again = KernelFolder(tmp_path / "a")
+    asking.join()
+    again.remove()
+
+
+def test_a_worker_that_does_not_end_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, killed = kept(tmp_path, 1, None, 1.0), kept(tmp_path, 2, None, 1.0)
+    os.close(killed._lock)
+    worker = _lock(killed.path / WORKER)
+    monkeypatch.setattr(checkpoints, "ENDS_SECONDS", 0.1)
+    assert kept_sessions(own.path) == []
+    monkeypatch.setattr(checkpoints, "ENDS_SECONDS", 60.0)
+    threading.Timer(0.1, os.close, (worker,)).start()
+    assert [one.folder for one in kept_sessions(own.path)] == [killed.path]
+
+
+def test_what_is_restored_is_for_one_kernel(tmp_path: Path) -> None:
+    """Until it has a state of its own, which is then the only one."""
+    killed, *living = (kept(tmp_path, number, None, 1.0) for number in range(1, 4))
+    os.close(killed._lock)
+    sandbox: Any = Mock()
+    settings: Any = None
+    first, second = (
+        Magics(one.path, settings, lambda file: sandbox, lambda text: None) for one in living
+    )
+    assert first.do(["restore"], sandbox) is sandbox
+    assert first.between == str(killed.path / "state-1.bin")
+    with pytest.raises(MagicError, match="has left a state"):
+        second.do(["restore"], sandbox)
+    assert killed.path.exists()
+    first.settle()
+    assert (first.between, killed.path.exists()) == ("", False)
+    first.settle()
 
 
 def test_there_are_only_so_many(tmp_path: Path) -> None:

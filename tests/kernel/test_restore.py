@@ -72,3 +72,31 @@ def test_a_new_session_goes_on(jupyter: Path, monkeypatch: pytest.MonkeyPatch) -
         assert "notes/a.ipynb" in third.text("%sessions")
         assert third.text("%restore 1").startswith("the state of")
         assert third.text("print(x)") == f"{TOTAL}\n"
+
+
+STUBBORN = """
+x = 7
+while True:
+    try:
+        print("on")
+        while True: pass
+    except KeyboardInterrupt: pass"""
+
+
+def test_a_cell_that_cannot_end_costs_no_other_state(jupyter: Path) -> None:
+    """The state before it was that of the killed kernel, too."""
+    with started() as first:
+        first.text("x = 5")
+        first.client.execute(STUBBORN)
+        until_kept(jupyter)
+        killed(first)
+    with started() as second:
+        second.text("x = 1")
+        sent = second.client.execute("%restore")
+        second.until_written("the state of")
+        while not second.client.shell_channel.msg_ready():  # three interrupts undo it
+            second.manager.interrupt_kernel()
+            time.sleep(0.1)
+        reply, _ = second.outcome(sent)
+        assert "before the cell" in reply["traceback"][-1]
+        assert second.text("print(x)") == "5\n"

@@ -36,6 +36,10 @@ LONGEST_SESSION = 4096
 """Characters of such a name."""
 RELAY, WORKER = "relay", "lock"
 """Files that the two processes of a kernel lock as long as they live."""
+ASKS_SECONDS = 1.0
+"""Whoever only asks whether a kernel lives holds a lock for less."""
+ENDS_SECONDS = 10.0
+"""A worker whose relay was killed ends sooner, unless something holds it."""
 KEPT_SECONDS = 30 * 86400.0
 """Age after which the folder of a kernel that was killed is removed."""
 KEPT = 20
@@ -195,8 +199,7 @@ class KernelFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = _lock(path / RELAY)
+            self._lock = _lock_soon(path)
         except BlockingIOError as error:
             raise KernelError(
                 "a kernel with this connection file is running",
@@ -266,24 +269,38 @@ class KeptSession:
         Raises:
             KernelError: Somebody does it already, or the folder is gone.
         """
-        locks: list[int] = []
+        end = time.monotonic() + ENDS_SECONDS
+        while (locks := self._locks()) is None:
+            if time.monotonic() > end:
+                raise KernelError(f"a process of the kernel in {self.folder} has not ended yet")
+            time.sleep(0.02)
         try:
-            try:
-                locks.append(_lock(self.folder / RELAY))
-                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-                locks.append(os.open(self.folder / WORKER, flags, 0o600))
-                fcntl.flock(locks[1], fcntl.LOCK_EX)
-            except OSError as error:  # BlockingIOError is one
-                said = "another kernel goes on there, or the state was removed"
-                raise KernelError(said) from error
             yield
         finally:
             for one in locks:
                 os.close(one)
 
+    def _locks(self) -> tuple[int, int] | None:
+        """Return what locks the folder; None if its worker lives. Raises KernelError: as `held`."""
+        try:
+            relay = _lock(self.folder / RELAY)
+            try:
+                return relay, _lock(self.folder / WORKER)
+            except OSError as error:
+                os.close(relay)  # a relay that starts just now does not wait for long
+                if isinstance(error, BlockingIOError):
+                    return None
+                raise
+        except OSError as error:  # BlockingIOError is one
+            said = "another kernel goes on there, or the state was removed"
+            raise KernelError(said) from error
+
     def give_over(self, folder: Path) -> None:
-        """Move what was kept by name to another kernel's folder, and remove the rest."""
-        with suppress(OSError, KernelError), self.held():
+        """Move what was kept by name to another kernel's folder, and remove the rest.
+
+        The caller has it `held`.
+        """
+        with suppress(OSError):
             for one in self.folder.glob("kept-*.bin"):
                 if not (folder / one.name).exists():
                     one.replace(folder / one.name)
@@ -340,6 +357,23 @@ def remove_old(kernels: Path) -> None:
                 lock = _lock(one / RELAY)  # it fails for a kernel that lives
                 shutil.rmtree(one, ignore_errors=True)
                 os.close(lock)
+
+
+def _lock_soon(folder: Path) -> int:
+    """Make a folder, and return the lock of its relay; wait for who only asks if there is one.
+
+    Raises:
+        BlockingIOError: Another relay has the folder.
+    """
+    end = time.monotonic() + ASKS_SECONDS
+    while True:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return _lock(folder / RELAY)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)
 
 
 def _lock(path: Path) -> int:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -97,6 +97,14 @@ class Magics:
         self._tell = tell
         self.parks = False
         self._restored: KeptSession | None = None
+        self._held = ExitStack()
+        """Keeps the restored state from others until this kernel has written one of its own."""
+
+    @property
+    def between(self) -> str:
+        """The state before the cell with which %restore has gone on; empty if there is none."""
+        one = self._restored
+        return "" if one is None or not one.record.between else str(one.folder / one.record.between)
 
     def do(self, words: list[str], sandbox: Sandbox) -> Sandbox:
         """Carry out a magic, and return the sandbox in which the cell goes on.
@@ -152,18 +160,21 @@ class Magics:
             one = None
         if one is None:
             raise MagicError(f"there is no session {number!r}", hint=KNOWN["sessions"])
-        with one.held():
+        with ExitStack() as held:
+            held.enter_context(one.held())
             made = self._load(str(one.folder / one.record.file))
+            self._held.close()
+            self._restored, self._held = one, held.pop_all()
         sandbox.close()
-        self._restored = one
         self._tell(f"the state of {one.said}\n")
         return made
 
     def settle(self) -> None:
         """Remove what was restored: the kernel has a state of its own after it."""
         one, self._restored = self._restored, None
-        if one is not None:
-            one.give_over(self._folder)
+        with self._held:
+            if one is not None:
+                one.give_over(self._folder)
 
     def _fork(self, sandbox: Sandbox) -> None:
         """Start a kernel in the state of this one; its worker starts when it is used."""

@@ -135,7 +135,7 @@ class CellWorker:
             error = result.error
             text = error.traceback or f"{error.type}: {error.message}"
             if self.sandbox.status == "closed":
-                self.sandbox = self._opened(record.between)
+                self.sandbox = self._opened(self._magics.between or record.between)
                 text += "\nThe state is that before the cell."
             elif error.rolled_back:
                 text += "\nThe state is that before the cell."
