@@ -32,11 +32,13 @@ class Hub(ChannelHub):
         """What the broker does not have of modules with a lease."""
         self.subscribed: list[str] = []
         self.full = False
+        self.sent: Callable[[], bool] = lambda: True
+        """Whether the broker has what a module with a lease has written."""
         super().__init__(
             HubEvents(
                 lambda topic, data, sender, leased: self.published.append((topic, data)),
                 self.subscribed.append, self.subscribed.remove, lambda name, count: None,
-                lambda: self.full, self._recall,
+                lambda: self.full, self._recall, lambda name: self.sent(),
             )
         )  # fmt: skip
 
@@ -222,6 +224,51 @@ def test_a_snapshot_waits_for_what_was_written_before(hub: Hub) -> None:
         hub.settle("m")
     hub.settle("unknown")
     end.close()
+
+
+def test_a_snapshot_during_which_messages_were_called_back(hub: Hub) -> None:
+    """They are not at the broker: whoever restores the snapshot must write them again."""
+    end, ends = leased(hub)
+
+    def lapse() -> bool:
+        expire(hub, ends)
+        ends.at = boot_clock() + 10**15
+        until(lambda: not hub._members["m"].silent)
+        return True  # nothing waits for the broker
+
+    hub.sent = lapse
+    with pytest.raises(NodeError, match="does not say"):
+        hub.settle("m")
+    hub.sent = lambda: False
+    with pytest.raises(NodeError, match="does not say"):
+        hub.settle("m")
+    hub.sent = lambda: True
+    hub.settle("m")
+    end.close()
+
+
+def test_a_module_that_has_ended_has_said_all(hub: Hub) -> None:
+    """Nobody runs it again, so what it wrote counts, also after its lease."""
+    end, ends = leased(hub)
+    hub.unsent = [WrittenMessage("out", b"1", MessageSender(LIFE, 1, 1))]
+    expire(hub, ends)
+    end.sendall(message(2, b"2"))
+    hub.remove("m", ended=True)
+    assert [data for _, data in hub.published] == [b"1", b"2"]
+    end.close()
+
+
+def test_a_worker_that_is_gone_says_nothing_after_its_lease(hub: Hub) -> None:
+    """The broker may get what it wrote when the next owner runs, or not at all."""
+    end, ends = leased(hub)
+    end.sendall(message(1, b"1") + frame(conduit.REPORT, 0, bytes(24)))
+    end.close()
+    until(lambda: hub._members["m"].gone)
+    hub.unsent = [WrittenMessage("out", b"1", MessageSender(LIFE, 1, 1))]
+    expire(hub, ends)
+    assert not hub.unsent and hub.published == [("out", b"1")]
+    assert hub.remove("m") == [bytes(24)]
+    assert len(hub.published) == 1
 
 
 def test_a_module_with_a_lease_has_said_all_before_it_leaves(hub: Hub) -> None:

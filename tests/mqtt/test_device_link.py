@@ -95,6 +95,9 @@ class Client:
             self.confirm(None, None, self.number, None, None)
         return self
 
+    def is_connected(self) -> bool:
+        return True
+
     @property
     def mid(self) -> int:
         return self.number
@@ -199,6 +202,20 @@ def test_what_the_broker_does_not_have_is_called_back() -> None:
     assert len(link._sizes) == 21 and link._waiting == sum(map(len, left))
     assert len(link.recall("two")) == 20
     assert link._client._inflight_messages == 0 and len(link._client._out_messages) == 1
+
+
+def test_a_message_gets_a_number_that_none_has_that_waits() -> None:
+    """The client library takes no message whose number another one has."""
+    link = plain_link()  # it is not connected
+    first = link.publish("t", b"first")
+    for _ in range(10):
+        assert link.tell("t", b"a question") is False
+    assert link.publish("t", b"second") == first + 1  # questions have taken no numbers
+    link._client._last_mid = 0
+    third = link.publish("t", b"third")
+    waiting = [one.payload for one in link._client._out_messages.values()]
+    assert waiting == [b"first", b"second", b"third"] and third not in (first, first + 1)
+    assert link._waiting == len(b"firstsecondthird")
 
 
 def test_what_is_told_once_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

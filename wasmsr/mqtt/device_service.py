@@ -110,7 +110,12 @@ class DeviceLink(BrokerLink):
         if sender is not None:
             more = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             more.UserProperty = [(SENDER, sender.encode())]
-        number = int(self._client.publish(topic, payload, qos=1, properties=more).mid)
+        while True:
+            sent = self._client.publish(topic, payload, qos=1, properties=more)
+            if sent.rc != MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+                break
+            # A message that waits has this number, so this one was not taken. The next may be free.
+        number = int(sent.mid)
         with self._counting:
             if number in self._early:  # the broker was faster than this thread
                 self._early.discard(number)
@@ -149,7 +154,8 @@ class DeviceLink(BrokerLink):
         """Wait until the broker has what a module under a lease has written until now.
 
         Returns:
-            Whether it has, after `SETTLE_SECONDS` at most.
+            Whether it has, after `SETTLE_SECONDS` at most; or nothing of it is to be sent any more,
+            because it was called back.
         """
         with self._counting:
             numbers = {number for number, (who, _) in self._leased.items() if who == name}
@@ -159,6 +165,8 @@ class DeviceLink(BrokerLink):
 
     def tell(self, topic: str, payload: bytes) -> bool:
         """Send a message at most once; return whether it was sent."""
+        if not self._client.is_connected():
+            return False  # the library would give it a number, of which it has 65,535
         sent = self._client.publish(topic, payload, qos=0)
         with self._counting:
             if sent.mid in self._early:

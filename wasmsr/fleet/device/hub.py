@@ -99,6 +99,8 @@ class HubEvents:
         lost: Messages for a module were dropped: its name, and how many in all.
         full: Whether too much waits for the broker. Modules that write wait meanwhile.
         recall: Take back what a module has written and the broker does not have, in order.
+        settle: Wait until the broker has what a module has written and was not called back; return
+            whether it has.
     """
 
     publish: Callable[[str, bytes, MessageSender, str | None], object]
@@ -107,6 +109,7 @@ class HubEvents:
     lost: Callable[[str, int], None]
     full: Callable[[], bool] = lambda: False
     recall: Callable[[str], list[WrittenMessage]] = lambda name: []
+    settle: Callable[[str], bool] = lambda name: True
 
 
 @dataclass(eq=False)
@@ -130,6 +133,8 @@ class _Member:
     """What it wrote before its lease has ended, and the broker does not have."""
     silent: bool = False
     """Whether its lease has ended."""
+    recalls: int = 0
+    """How often what it wrote was called back."""
 
     def may_speak(self) -> bool:
         """Return whether what it writes counts now."""
@@ -195,13 +200,20 @@ class ChannelHub:
         self._stir()
         return theirs
 
-    def remove(self, name: str) -> list[bytes]:
-        """Let a module go; return the records of its periods."""
+    def remove(self, name: str, *, ended: bool = False) -> list[bytes]:
+        """Let a module go; return the records of its periods.
+
+        Args:
+            name: Its UUID.
+            ended: Whether nobody will run it again. Then all that it wrote counts.
+        """
         with self._lock:
             member = self._members.pop(name, None)
             if member is None:
                 return []
-            if self._look_at_lease(member):
+            if ended:
+                self._publish_held(member)
+            if ended or self._look_at_lease(member):
                 self._hear_last(member)
             for fd in list(member.topics):
                 self._shut(member, fd)
@@ -212,10 +224,10 @@ class ChannelHub:
         return member.reports
 
     def settle(self, name: str) -> None:
-        """Send all that a module with a lease has written until now.
+        """Send all that a module with a lease has written until now, and wait for the broker.
 
         Raises:
-            NodeError: The broker takes nothing, or the lease has ended.
+            NodeError: The broker does not take it, or the lease has ended.
         """
         if self._events.full():
             raise NodeError("the broker does not take what the module has written")
@@ -226,6 +238,11 @@ class ChannelHub:
             if not self._look_at_lease(member):
                 raise NodeError("the lease of the module has ended")
             self._hear_last(member)
+            recalls = member.recalls
+        has = self._events.settle(name)
+        with self._lock:
+            if not has or member.recalls != recalls:
+                raise NodeError("the broker does not say that it has what the module has written")
 
     def _look_at_lease(self, member: _Member) -> bool:
         """Return whether what a module writes counts now; call back or send what that means."""
@@ -233,12 +250,17 @@ class ChannelHub:
         if member.ends is not None and speaks == member.silent:
             member.silent = not speaks
             if speaks:
-                held, member.held = member.held, []
-                for one in held:
-                    self._events.publish(one.topic, one.data, one.sender, member.name)
+                self._publish_held(member)
             else:
                 member.held = self._events.recall(member.name)
+                member.recalls += 1
         return speaks
+
+    def _publish_held(self, member: _Member) -> None:
+        """Send what was called back."""
+        held, member.held = member.held, []
+        for one in held:
+            self._events.publish(one.topic, one.data, one.sender, member.name)
 
     def _hear_last(self, member: _Member) -> None:
         """Do what a module has said last: the thread may not have read it yet."""
@@ -327,6 +349,8 @@ class ChannelHub:
                 wait = min(wait, LEASE_LOOK_SECONDS)
             elif member.ends is not None:
                 wait = min(wait, max(0.0, (member.until - boot_clock()) / 1e9))
+            if member.gone:
+                continue
             events = 0 if full or not speaks else selectors.EVENT_READ
             events |= selectors.EVENT_WRITE if member.out else 0
             key = self._selector.get_map().get(member.socket.fileno())
@@ -352,15 +376,18 @@ class ChannelHub:
             self.remove_member(member)
 
     def remove_member(self, member: _Member) -> None:
-        """Let a module go whose worker has closed its end; its records stay until `remove`."""
+        """Hear no more of a module whose worker has closed its end.
+
+        What it has said stays until `remove`: the records of its periods, and what the broker does
+        not have, which is called back when its lease ends.
+        """
         for fd in list(member.topics):
             self._shut(member, fd)
         member.gone = True
+        member.out.clear()
         with suppress(KeyError, ValueError):
             self._selector.unregister(member.socket)
         member.socket.close()
-        if self._members.get(member.name) is member:
-            del self._members[member.name]
 
     def _obey_all(self, member: _Member, frames: list[ConduitFrame]) -> None:
         for one in frames:
