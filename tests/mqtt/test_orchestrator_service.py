@@ -182,7 +182,9 @@ def test_only_an_answer_in_time_says_that_there_is_another_orchestrator() -> Non
     parts: dict[str, Any] = {
         "_who": "ours", "_place": "realm/proc/orchestrator", "_lost": "",
         "_note": lambda *_, **__: None, "_fail": failures.append,
-        "_orchestrator": SimpleNamespace(realm=SimpleNamespace(name="realm")),
+        "_orchestrator": SimpleNamespace(
+            realm=SimpleNamespace(name="realm"), listen=lambda: None
+        ),
         "link": SimpleNamespace(
             settings=SimpleNamespace(address="broker"), tell=lambda _, word: told.append(word)
         ),

@@ -154,6 +154,7 @@ class OrchestratorService:
     def _connected(self) -> None:
         self._lost = ""
         self._note("connected")
+        self._orchestrator.listen()
         self._asked = time.monotonic()
         self.link.tell(self._place, f"{HELLO} {self._who}".encode())
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from wasmsr.fleet.failures import FleetError
 from wasmsr.fleet.orchestrator.fleet_list import FleetList
-from wasmsr.fleet.orchestrator.owners import program_id
+from wasmsr.fleet.orchestrator.owners import new_program
 from wasmsr.fleet.orchestrator.rows import (
     APIS,
     KEEPALIVE_SECONDS,
@@ -44,6 +44,8 @@ ROOM = 4096
 LONGEST_UUID = 256
 LONGEST_ANSWER = 32 << 10
 """Characters of a wrong value that an answer repeats whole."""
+LONGEST_REFUSAL = 4096
+"""Characters of the sentence by which the register refuses a question."""
 A, E, K, D, Q = (
     FleetState.ALIVE,
     FleetState.ENDING,
@@ -127,7 +129,7 @@ class FleetOrchestrator:
         """Return the answer of the register to a question, as a topic and a message.
 
         Returns:
-            None if it is no question; that is said where all errors are.
+            None if it is no question, or has no answer; that is said where all errors are.
 
         Raises:
             FleetError: The list cannot be used.
@@ -146,13 +148,16 @@ class FleetOrchestrator:
             with self.fleet.changing():
                 said = getattr(self._succession.owners, f"take_{kind}")(message.data)
         except WireError as error:
-            said = {"result": "refused", "message": str(error)[:LONGEST_ANSWER]}
+            said = {"result": "refused", "message": str(error)[:LONGEST_REFUSAL]}
         except FleetError:
             raise
         except Exception as error:  # noqa: BLE001  no question may end the service
             said = {"result": "refused", "message": f"internal error: {type(error).__name__}"}
-        answer = FleetMessage(None, said, "resp", message.object_id)
-        return topic, answer.encode()
+        try:
+            return topic, FleetMessage(None, said, "resp", message.object_id).encode()
+        except WireError as error:  # its id makes the answer too large
+            self.refuse(error)
+            return None
 
     def refuse(self, error: WireError) -> None:
         """Say that a message could not be used."""
@@ -161,6 +166,10 @@ class FleetOrchestrator:
             value = str(value)[:SHOWN]
         data = {"desc": error.reason, "data": value}
         self._send("log", "orchestrator", message=FleetMessage("error", data, "resp"))
+
+    def listen(self) -> None:
+        """Hear that what is said comes here from now on. Silence before that says nothing."""
+        self._since = self._clock()
 
     def tick(self) -> None:
         """Take runtimes that have been silent for too long as gone, and modules whose leases have
@@ -246,9 +255,12 @@ class FleetOrchestrator:
         running = {child["uuid"] for child in message.data["children"]}
         for module in self.fleet.modules_of(runtime.uuid, K):
             if module.uuid in running:
-                self.fleet.put(replace(self._succession.relieve(module), status=A, ended=None))
+                # It keeps its heir until the owner renews the lease: the heir may be just about to
+                # take the module over, and must not be told then to stop it.
+                self.fleet.put(replace(module, status=A, ended=None))
             elif not back:  # if it had ended meanwhile, that was said by now
                 self.start(module, runtime.uuid)
+        self._succession.remind(runtime.uuid, running)
         if back:
             for name in running:
                 found = self.fleet.get(ModuleRow, name)
@@ -332,7 +344,7 @@ class FleetOrchestrator:
         row = replace(module, parent=runtime, status=A, ended=None)
         after = replace(row, epoch=module.epoch + 1)
         if not live:  # otherwise the epoch is that of the record, and the register counts
-            after = replace(after, program=program_id(after) if leased else None)
+            after = replace(after, program=new_program() if leased else None)
         self.fleet.put(row if live else after)
         self.give(after, runtime)
 
@@ -363,6 +375,8 @@ class FleetOrchestrator:
 
     def _take_exit(self, message: FleetMessage, at: str | None) -> None:
         module = self._find(ModuleRow, message.data["uuid"])
+        if message.data.get("program") not in (None, module.program):
+            return  # it was given to a runtime again since then, as another program
         if at is not None and module.heir == at:  # it cannot take the module over
             self.fleet.put(replace(module, heir=None))
             return
@@ -371,6 +385,11 @@ class FleetOrchestrator:
         if module.status not in (A, E, K):
             return
         ended = {name: value for name, value in message.data.items() if name not in _NAMES}
+        failed = module.status is not E and ended.get("reason") == "error"
+        if failed and self._succession.owners.can_go_on(module.program):
+            self.fleet.put(replace(module, status=K, ended=ended))  # its runtime cannot run it
+            self._fill()
+            return
         self.fleet.put(replace(self._succession.end(module), status=D, ended=ended))
         self._fill()
 
@@ -408,4 +427,4 @@ class FleetOrchestrator:
         self.fleet.send(self.realm.topic(*place), message.encode())
 
 
-_NAMES = {"type", "uuid"}
+_NAMES = {"type", "uuid", "program"}

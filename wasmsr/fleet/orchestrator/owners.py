@@ -6,7 +6,7 @@ The records are in the list of the fleet, so a swap and what follows from it are
 
 from __future__ import annotations
 
-import hashlib
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -27,14 +27,14 @@ Owned = Callable[[ModuleRow, "OwnerRecord | None", OwnerRecord], None]
 """Is told each swap: the module, the record before, and the new one."""
 
 
-def program_id(module: ModuleRow) -> str:
-    """Return the id of a new record for a module that is given to a runtime now.
+def new_program() -> str:
+    """Return the id of a new record, for a module that is given to a runtime now.
 
     Another one that was given the module before, and comes too late, has another id: so it can
-    neither make the record nor write over what the store has of the program.
+    neither make the record nor write over what the store has of the program. Nobody has the id,
+    either, if the list is lost, or an older copy of it comes back.
     """
-    text = f"{module.uuid}\0{module.index}\0{module.epoch}"
-    return hashlib.sha256(text.encode()).digest()[:ID_BYTES].hex()
+    return secrets.token_hex(ID_BYTES)
 
 
 class FleetOwners:
@@ -60,6 +60,16 @@ class FleetOwners:
         found = self._fleet.owner(program)
         return None if found is None else decode_record(found, bytes.fromhex(program))
 
+    def can_go_on(self, program: str | None) -> bool:
+        """Return whether others can run a program: it has a checkpoint, and has not ended."""
+        try:
+            found = None if program is None else self.read(program)
+        except OwnershipError:
+            return False
+        if found is None or found.checkpoint is None:
+            return False
+        return found.standing is not Standing.ENDED
+
     def is_live(self, program: str | None) -> bool:
         """Return whether a module may go on by its record, as far as that can be read."""
         try:
@@ -76,23 +86,31 @@ class FleetOwners:
             return  # nobody can renew it, either
         if program is not None and found is not None and found.standing is not Standing.ENDED:
             self._fleet.own(program, encode_record(found.next(standing=Standing.ENDED)))
+            self._swapped.pop(program, None)
 
     def overdue(self, program: str, since: float) -> bool:
-        """Return whether the lease of an owner has ended, as far as can be heard here.
+        """Return whether nobody owns a program any more, as far as can be heard here.
+
+        The lease of its owner has ended, or the owner has given it back and does not take it again.
 
         Args:
             program: The program.
             since: Since when every renewal has come here, by the clock.
         """
-        quiet = self._clock() - max(since, self._swapped.get(program, since))
+        now, swapped = self._clock(), self._swapped.get(program, since)
+        if swapped > now:
+            swapped = since  # somebody has set the clock back
+        quiet = now - max(since, swapped)
         if quiet < GRACE:
             return False
         try:
             found = self.read(program)
         except OwnershipError:
             return False
-        if found is None or found.standing is not Standing.OWNED:
+        if found is None or found.standing is Standing.ENDED:
             return False
+        if found.standing is Standing.RELEASED:
+            return True
         return quiet > found.lease / 1000 * (1 + MARGIN) + GRACE
 
     # -- questions ---------------------------------------------------------------------------------
@@ -125,8 +143,8 @@ class FleetOwners:
         self._check(module, found, new)
         self._fleet.own(program, bytes_of)
         self._swapped[program] = self._clock()
-        if new.standing is not Standing.OWNED:
-            self._swapped.pop(program, None)
+        if new.standing is Standing.ENDED:
+            del self._swapped[program]
         self._owned(module, found, new)
         return {"result": "ok", "done": True}
 
@@ -143,4 +161,4 @@ class FleetOwners:
             raise WireError("the Module was given to another Runtime", module.uuid)
 
 
-__all__ = ["FleetOwners", "program_id"]
+__all__ = ["FleetOwners", "new_program"]

@@ -72,7 +72,7 @@ class Succession:
         )
 
     def find_overdue(self, since: float) -> None:
-        """Note as lost the modules whose leases have ended.
+        """Note as lost the modules whose leases have ended, or that were given back.
 
         Args:
             since: Since when everything that was said has come here.
@@ -87,6 +87,12 @@ class Succession:
         for module in self._fleet.in_state(ModuleRow, K, A):
             if module.heir == runtime:
                 self._fleet.put(replace(module, heir=None))
+
+    def remind(self, runtime: str, running: set[str]) -> None:
+        """Ask a runtime again to take over what it does not have: it has not heard of it."""
+        for module in self._fleet.in_state(ModuleRow, K):
+            if module.heir == runtime and module.uuid not in running:
+                self._desk.give(replace(module, epoch=module.epoch + 1), runtime)
 
     def relieve(self, module: ModuleRow) -> ModuleRow:
         """Return a module without heir, who is told so."""
@@ -131,8 +137,10 @@ class Succession:
                 continue
             heir = min(rooms, key=lambda one: (loads.get(one.uuid, 0), one.name, one.uuid)).uuid
             loads[heir] = loads.get(heir, 0) + 1
-            if found is None:
-                self._desk.start(module, heir)  # it has never run
+            if found is None:  # it has never run
+                if module.parent is not None:
+                    self._desk.stop(module, module.parent)  # its program will be another one
+                self._desk.start(module, heir)
             else:
                 row = fleet.put(replace(module, heir=heir))
                 self._desk.give(replace(row, epoch=row.epoch + 1), heir)
@@ -146,7 +154,8 @@ class Succession:
     def _owned(self, module: ModuleRow, before: OwnerRecord | None, new: OwnerRecord) -> None:
         """Note in the list who owns a module by a swap that was made."""
         taken = before is None or before.epoch != new.epoch
-        if new.standing is not Standing.OWNED or not (taken or module.status is K):
+        lost = module.status is K or module.heir is not None
+        if new.standing is not Standing.OWNED or not (taken or lost):
             return
         _, runtime = device_uuids(new.owner)
         row = module if module.heir == runtime else self.relieve(module)
