@@ -250,6 +250,32 @@ def test_it_is_lost_while_it_is_stopped(world: World) -> None:
     assert world.gone and not world.ends
 
 
+def test_it_makes_way_for_another_program(world: World) -> None:
+    """The orchestrator gives the module anew: nobody waits for an end of this one."""
+    world.runs()
+    until(lambda: bool(world.had))
+    run = world.module.run
+    assert not world.module.makes_way(run)  # it was not sure
+    assert not world.module.makes_way(replace(run, program="71" * 16, epoch=-1))
+    assert world.module.makes_way(replace(run, program="71" * 16, index=2))
+    world.over()
+    assert world.gone and world.program.saved == [True]
+
+
+def test_it_makes_way_when_it_was_told_to_end(world: World) -> None:
+    """But one that runs here ends, and says how."""
+    world.records = [replace(RECORD, owner=OTHER)]
+    world.runs()
+    until(lambda: world.asked > 1)
+    assert not world.module.makes_way(world.module.run)
+    world.module._wanted.set()
+    assert world.module.makes_way(world.module.run)
+    world.over()
+    assert world.gone
+    world.program = Program()
+    assert not world.module.makes_way(world.module.run)
+
+
 def test_a_lost_worker_is_restored_by_the_node(world: World) -> None:
     world.runs()
     until(lambda: bool(world.had))

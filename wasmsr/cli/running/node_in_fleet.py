@@ -84,7 +84,8 @@ class NodeInFleet:
 
     def start(self, supervisor: NodeSupervisor) -> None:
         """Register the node, in the background."""
-        from wasmsr.fleet.device.device import DeviceIdentity, ModuleDevice
+        from wasmsr.fleet.device.device import ModuleDevice
+        from wasmsr.fleet.device.device_identity import DeviceIdentity
         from wasmsr.fleet.device.module_leases import NodeModuleLeases
         from wasmsr.mqtt.device_service import DeviceService
 

@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from wasmsr import __version__
 from wasmsr.errors import WasmsrError
 from wasmsr.executor.port import ID_BYTES, RING
+from wasmsr.fleet.device.device_identity import DeviceIdentity
 from wasmsr.fleet.device.device_module import (
     DeviceModule,
     ModuleEnd,
@@ -34,17 +34,15 @@ from wasmsr.fleet.device.hub import (
 from wasmsr.fleet.device.leased_module import LeasedModule
 from wasmsr.fleet.device.module_leases import ModuleLeases
 from wasmsr.fleet.device.module_run import ModuleRun, module_run
-from wasmsr.fleet.orchestrator.rows import OURS, device_uuids
+from wasmsr.fleet.orchestrator.rows import OURS
 from wasmsr.fleet.wire.failures import WireError
 from wasmsr.fleet.wire.messages import FleetMessage, decode
-from wasmsr.fleet.wire.topics import FleetRealm
-from wasmsr.node.failures import NodeError
+from wasmsr.fleet.wire.topics import FleetRealm, is_register
 from wasmsr.node.supervision.node_program import NodeProgram
 from wasmsr.node.supervision.node_supervisor import NodeSupervisor
 from wasmsr.node.supervision.program_record import ProgramStanding
 
 APIS: Final = ("wasm", "wasi", "channels")
-SLOTS: Final = 128
 CALLER: Final = "fleet:"
 """Begins the name of whoever submits a program for a fleet; the module's UUID follows."""
 REMEMBERED: Final = 1024
@@ -70,7 +68,7 @@ class DeviceLine(Protocol):
         """Take back what a module under a lease has written and the broker does not have."""
 
     def settle(self, name: str) -> bool:
-        """Wait until the broker has all of that; return whether it has, after some seconds."""
+        """Wait until the broker has all that was not taken back; return whether it has."""
 
     def subscribe(self, text: str) -> None:
         """Have the broker send what fits a filter, but not what this device sends."""
@@ -80,35 +78,6 @@ class DeviceLine(Protocol):
 
     def full(self) -> bool:
         """Return whether so much waits for the broker that whoever sends more should wait."""
-
-
-@dataclass(frozen=True)
-class DeviceIdentity:
-    """Who a device is.
-
-    Attributes:
-        manager, runtime: UUIDs.
-        name: Its name.
-        slots: How many modules it runs at once.
-        platform: Its CPU and memory, as it says.
-    """
-
-    manager: str
-    runtime: str
-    name: str
-    slots: int = SLOTS
-    platform: Mapping[str, Any] | None = None
-
-    @classmethod
-    def of(cls, node: bytes, name: str, slots: int = SLOTS) -> DeviceIdentity:
-        """Return the identity of a node: its UUIDs are the same after each start."""
-        return cls(*device_uuids(node), name, slots, _platform())
-
-
-def _platform() -> dict[str, Any]:
-    uname = os.uname()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cpu": uname.machine, "mem": memory, "cores": os.cpu_count() or 1}
 
 
 Note = Callable[..., None]
@@ -142,16 +111,18 @@ class ModuleDevice:
         self._supervisor, self._folder, self._line, self._note = supervisor, folder, line, note
         self._lock = threading.RLock()
         self._modules: dict[str, DeviceModule] = {}
-        self._ended: dict[str, int] = {}
-        """Of modules that have ended here, the epoch; the latest one is the last."""
+        self._ended: dict[str, tuple[int, int]] = {}
+        """Of modules that have ended here, `ModuleRun.given`; the latest one is the last."""
+        self._next: dict[str, Mapping[str, Any]] = {}
+        """Requests that wait until the module of that name has left."""
         self._closing = False
         self._cpu: dict[int, tuple[float, float]] = {}
         self._streams: dict[str, tuple[int, ...]] = {}
         """Descriptors for programs that begin, by the program's id."""
         self.hub = ChannelHub(
             HubEvents(
-                line.publish, line.subscribe, line.unsubscribe, self._lost_messages, line.full,
-                line.recall,
+                self._write, line.subscribe, line.unsubscribe, self._lost_messages, line.full,
+                line.recall, line.settle,
             )
         )  # fmt: skip
 
@@ -252,11 +223,13 @@ class ModuleDevice:
                 module = self._modules.get(found.ids[0])
             if module is not None:
                 module.read_input(payload)
-        self.hub.take(topic, payload, sender)
+        if not is_register(topic):
+            self.hub.take(topic, payload, sender)
 
     def delete(self, name: str) -> None:
         """End a module, if it runs here."""
         with self._lock:
+            self._next.pop(name, None)
             module = self._modules.get(name)
         if module is not None:
             module.kill("stopped by request")
@@ -272,9 +245,12 @@ class ModuleDevice:
         with self._lock:
             if self._closing:
                 return
-            if name in self._modules:
-                return  # it runs: the orchestrator was not sure
-            if run.epoch and self._ended.get(name, 0) >= run.epoch:
+            had = self._modules.get(name)
+            if had is not None:
+                if isinstance(had, LeasedModule) and had.makes_way(run):
+                    self._next[name] = data
+                return  # otherwise it runs: the orchestrator was not sure
+            if run.epoch and self._ended.get(name, (0, 0)) >= run.given:
                 return  # it has ended in this epoch, which is being said
             refusal = ""
             module: DeviceModule | None = None
@@ -403,8 +379,6 @@ class ModuleDevice:
             found = [one.run.uuid for one in self._modules.values() if one.run.program == program]
         for name in found:
             self.hub.settle(name)
-            if not self._line.settle(name):
-                raise NodeError("the broker does not say that it has what the module has written")
 
     def left(self, module: DeviceModule) -> None:
         """Hear that a module with a lease goes on elsewhere, or need not be here."""
@@ -415,6 +389,19 @@ class ModuleDevice:
             if self._modules.get(name) is module:
                 del self._modules[name]
         self._line.unsubscribe(self._stdio(name))
+        self._take_next(name)
+
+    def _take_next(self, name: str) -> None:
+        """Take the request that has waited for the end of a module."""
+        with self._lock:  # somebody who ends the module now finds the request, or the module
+            data = self._next.pop(name, None)
+            if data is not None:
+                self._create(data)
+
+    def _write(self, topic: str, data: bytes, sender: MessageSender, leased: str | None) -> None:
+        """Publish what a module has written to a channel."""
+        if not is_register(topic):
+            self._line.publish(topic, data, sender, leased)
 
     def output(self, module: DeviceModule, data: bytes) -> None:
         """Publish output; see `ModuleHost`. It waits where the broker takes none."""
@@ -430,18 +417,20 @@ class ModuleDevice:
     def ended(self, module: DeviceModule, end: ModuleEnd) -> None:
         """Say that a module has ended; see `ModuleHost`."""
         name = module.run.uuid
-        reports = self.hub.remove(name)
+        reports = self.hub.remove(name, ended=end.reason != "error")
         if reports:
             self.profile(module, "deployed", deployed_records(reports))
         with self._lock:
             if self._modules.get(name) is module:
                 del self._modules[name]
             self._ended.pop(name, None)
-            self._ended[name] = module.run.epoch
+            if not module.run.program or end.reason != "error":  # otherwise it may be asked again
+                self._ended[name] = module.run.given
             while len(self._ended) > REMEMBERED:
                 del self._ended[next(iter(self._ended))]
         self._line.unsubscribe(self._stdio(name))
         self._exited(module.run, end)
+        self._take_next(name)
 
     def _exited(self, run: ModuleRun, end: ModuleEnd) -> None:
         """Say that a module has ended, or has not begun."""
@@ -449,6 +438,8 @@ class ModuleDevice:
         self._note("exited", uuid=name, code=end.code, reason=end.reason, message=end.message)
         if not self._closing:
             data = {"type": "module", "uuid": name, **end.wire()}
+            if run.program:
+                data["program"] = run.program
             topic = self.realm.topic("control", self.identity.runtime)
             self._line.publish(topic, FleetMessage("exited", data).encode())
 

@@ -33,6 +33,8 @@ TIMES: Final = struct.Struct("<3I")
 MOST_RUNS: Final = 80_000
 """Runs whose times are kept: they go in one message, as `hub.REPORTS`."""
 MOST: Final = (1 << 32) - 1
+LONGEST_MESSAGE: Final = 4096
+"""Characters of what people are told of an end; an orchestrator takes no more."""
 KILLED: Final = 137
 """Exit code of a module that was ended: 128 and SIGKILL."""
 
@@ -55,7 +57,7 @@ class ModuleEnd:
         """Return it as a part of the message `exited`."""
         return {
             "status": "exited", "exit_code": self.code, "reason": self.reason,
-            "message": self.message,
+            "message": self.message[:LONGEST_MESSAGE],
         }  # fmt: skip
 
 

@@ -30,6 +30,8 @@ from wasmsr.ownership.owner_record import OwnerRecord, Standing
 
 LOOK_SECONDS: Final = 0.2
 """How often a module that waits here looks at its program, and asks who owns it."""
+LONGEST_PAUSE: Final = 5.0
+"""Most seconds between two tries to begin it, if the register does not take its first record."""
 
 
 class LeasedModule(DeviceModule):
@@ -75,6 +77,20 @@ class LeasedModule(DeviceModule):
         finally:
             self._given.set()
 
+    def makes_way(self, run: ModuleRun) -> bool:
+        """Return whether this one ends, so that the device takes a later request after that.
+
+        It does if the request is for another program, or if it waits here and was told to end. It
+        does not if the orchestrator only asks again, because it was not sure.
+        """
+        if run.given < self.run.given:
+            return False  # the request has come late
+        if run.program != self.run.program:
+            threading.Thread(target=self.leave, name="wasmsr-give-back", daemon=True).start()
+            return True
+        here = self._leases.here(self.run)
+        return self._wanted.is_set() and (here is None or not here.standing.is_alive)
+
     def submit(self, code: bytes, caller: str) -> NodeProgram:
         """Begin the program as its first owner. Raises WasmsrError."""
         return self._leases.submit(self.run, code, caller)
@@ -106,7 +122,7 @@ class LeasedModule(DeviceModule):
             The program; or how it has ended; None if it is not to be here.
         """
         first: OwnerRecord | None = None
-        tried = False
+        tried, pause = False, LOOK_SECONDS
         while not self._wanted.is_set():
             try:
                 found = self._leases.owner(self.run)
@@ -116,7 +132,8 @@ class LeasedModule(DeviceModule):
                     tried = True
                     return self._launch(readable_module(self.run.file))
             except RegisterAway:
-                self._wanted.wait(LOOK_SECONDS)
+                self._wanted.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE) if tried else pause
                 continue
             except OwnershipError as error:
                 return ModuleEnd(error.exit_code, "error", error.message)

@@ -39,6 +39,8 @@ class ModuleRun:
         engine: The engine that is asked for, or None.
         program: The id of its record in the register, in hexadecimal digits; "" without a lease.
         lease: Seconds of its lease.
+        index: The order in which modules came to the orchestrator; another one that gets the same
+            UUID has a larger one.
     """
 
     uuid: str
@@ -56,6 +58,12 @@ class ModuleRun:
     engine: str | None = None
     program: str = ""
     lease: float = 0.0
+    index: int = 0
+
+    @property
+    def given(self) -> tuple[int, int]:
+        """What grows each time that the orchestrator gives a module of this UUID to a device."""
+        return self.index, self.epoch
 
 
 def module_run(data: Mapping[str, Any], folder: Path) -> ModuleRun:
@@ -87,7 +95,7 @@ def module_run(data: Mapping[str, Any], folder: Path) -> ModuleRun:
         [_rule(one) for one in data.get("channels", ())],
         int(resources.get("period") or 0), args.get("repeat"), args.get("limit"),
         args.get("ilimit"), args.get("engine"),
-        lease.get("program", ""), float(lease.get("seconds", 0)),
+        lease.get("program", ""), float(lease.get("seconds", 0)), data.get("index", 0),
     )  # fmt: skip
 
 

@@ -84,6 +84,14 @@ class FleetRealm:
         return check_filter(path)
 
 
+def is_register(topic: str) -> bool:
+    """Return whether a topic is one of the register of a realm, of which modules get nothing.
+
+    One that reads questions and writes answers could make two owners of a module.
+    """
+    return f"/{PROCESSES}/register/" in f"{topic}/"
+
+
 def check_filter(text: str) -> str:
     """Return the filter of a subscription, if it is one: `+` and `#` are whole parts.
 
