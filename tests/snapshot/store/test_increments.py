@@ -216,6 +216,22 @@ def test_a_base_that_is_gone_is_named(place: Place) -> None:
     assert place.store.state("one")[0] == place.states[0]
 
 
+def test_a_base_that_is_damaged_is_written_anew(place: Place) -> None:
+    """What is put over it could not be read otherwise."""
+    place.put("one", 0)
+    (base,) = (place.folder / "bases").iterdir()
+    right, first = base.read_bytes(), base.stat().st_ino
+    place.put("two", 1)
+    assert base.stat().st_ino == first, "it is written once"
+    for number, wrong in enumerate((right[:-5000] + b"other" + right[-4995:], right[:99], b"")):
+        base.unlink()
+        base.write_bytes(wrong)
+        base.chmod(0o400)
+        place.put(f"n{number}", number)
+        assert base.read_bytes() == right
+        assert [error for _, error in place.store.verify()] == [None] * (number + 3)
+
+
 def test_another_base_is_refused(place: Place, tmp_path: Path) -> None:
     place.put("one", 0)
     (base,) = (place.folder / "bases").iterdir()

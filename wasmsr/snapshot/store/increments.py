@@ -32,7 +32,7 @@ from wasmsr.snapshot.encoding.registry import BY_KIND
 from wasmsr.snapshot.encoding.section import ReadBase
 from wasmsr.snapshot.encoding.writer import encode
 from wasmsr.snapshot.format import read_file
-from wasmsr.snapshot.mapped.admission import admit, check_unwritable
+from wasmsr.snapshot.mapped.admission import ALL_LEVELS, admit, check_unwritable, find
 from wasmsr.snapshot.mapped.opening import open_mapped
 from wasmsr.snapshot.mapped.saving import save_mapped
 from wasmsr.snapshot.memory.adoption import allocate, share
@@ -337,11 +337,11 @@ class StoredIncrements:
             return folder.write_new(_file(name), base.write(state, dirty), may)
 
     def _keep(self, base: IncrementBase) -> None:
-        """Have the base in the store. Raises SnapshotError."""
-        name = _base_file(base.root)
-        if self._folder.size(name) is None:
+        """Have the base in the store, undamaged. Raises SnapshotError."""
+        path = self._folder.place(_base_file(base.root))
+        if not _is_base(path, base.root):
             self._folder.make(BASES)
-            save_mapped(base.state, self._folder.place(name), root=base.root)
+            save_mapped(base.state, path, root=base.root)
 
     @contextmanager
     def opened(self, name: str) -> Iterator[StoredIncrement]:
@@ -453,6 +453,17 @@ def check_owned(decoder: Decoder, name: str) -> None:
             f"the program {name} was handed over to another host, which owns it now",
             hint=f"go on with it there; wasmsr store get {name} -o FILE writes the state",
         )
+
+
+def _is_base(path: str, root: bytes) -> bool:
+    """Return whether a file is the base with a root digest; one that was not checked is read."""
+    try:
+        known = find(os.stat(path))
+        if known is not None and known.root == root and {*ALL_LEVELS} <= {*known.levels}:
+            return True
+        return IncrementBase.open(path).root == root
+    except (OSError, SnapshotError):
+        return False
 
 
 def _file(name: str) -> str:
