@@ -222,7 +222,7 @@ def test_a_page_that_nobody_fetches_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
 def test_one_page_is_made_at_a_time() -> None:
     with program_view.one_at_a_time():
-        with pytest.raises(NodeError, match="another page is being made") as caught:
+        with pytest.raises(NodeError, match="made ready for a browser") as caught:
             program_view.one_at_a_time().__enter__()
         assert caught.value.hint
     with program_view.one_at_a_time():

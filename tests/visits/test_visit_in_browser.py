@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.node.programs import counting, lines
+from tests.visits.campaign import one_run
 from tests.visits.tab import ServedNode, Tab, until
 from wasmsr.node.supervision.program_record import ProgramStanding
 
@@ -40,6 +41,11 @@ def test_there_and_back_and_a_tab_that_is_closed(browser: Any, tmp_path: Path) -
         assert node.output() == lines(0, total)
     finally:
         node.stop()
+
+
+def test_a_short_campaign(browser: Any, tmp_path: Path) -> None:
+    found = one_run(browser, tmp_path, moves=2, kills=1, seed=3)
+    assert found["right"] and found["lines"] and not found["twice"] and found["lives"] == 3
 
 
 def test_a_call_that_only_the_node_has_brings_it_home(browser: Any, tmp_path: Path) -> None:

@@ -70,7 +70,9 @@ def one_at_a_time() -> Iterator[None]:
         NodeError: Another page is being made.
     """
     if not _one.acquire(blocking=False):
-        raise NodeError("another page is being made", hint="ask again in a moment")
+        raise NodeError(
+            "another program is being made ready for a browser", hint="ask again in a moment"
+        )
     try:
         yield
     finally:

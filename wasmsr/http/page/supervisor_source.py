@@ -109,10 +109,10 @@ class SupervisorSource:
         def note(text: str) -> None:
             self._node.rules.note("trouble", program=name[:8], error=text)
 
-        for other in [key for key, visit in self._visits.items() if visit.over]:
-            del self._visits[other]
         with one_at_a_time():
-            visit = self._visits[name] = BrowserVisit(found, note)
+            for other in [key for key, visit in self._visits.items() if visit.over]:
+                del self._visits[other]
+            visit = self._visits[name] = BrowserVisit(found, note, self._node.ring)
         return visit
 
     def visit(self, program: str) -> BrowserVisit | None:

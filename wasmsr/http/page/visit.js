@@ -100,7 +100,13 @@ class VisitCalls extends HostCalls {
     return this.monotonic + BigInt(Math.round((performance.now() - this.began) * 1e6));
   }
 
+  // Whether the next state has enough output. The program then waits until it is sent.
+  get full() {
+    return this.size >= MOST_OUTPUT;
+  }
+
   answer(call, machine) {
+    if (this.full) return null;
     const waits = this.rows[call.row]?.[0] === "poll_oneoff" && this.mayAnswer("clocks");
     if (waits && !this.#slept(call, machine)) return null;
     const found = super.answer(call, machine);
@@ -161,8 +167,15 @@ class Visit {
     const head = new DataView(new ArrayBuffer(16));
     head.setBigUint64(0, this.calls.now(), true);
     streams.forEach((one, at) => head.setUint32(8 + 4 * at, one.size, true));
-    const body = new Blob([head, ...streams, await packed(this.machine.state())]);
-    await this.node.ask(`state?number=${this.number + 1}`, "PUT", body);
+    // A large state can take longer than the lease.
+    const renewal = setInterval(() => this.node.ask("lease", "POST").catch(() => {}), ASK);
+    let body;
+    try {
+      body = new Blob([head, ...streams, await packed(this.machine.state())]);
+      await this.node.ask(`state?number=${this.number + 1}`, "PUT", body);
+    } finally {
+      clearInterval(renewal);
+    }
     this.number++;
     this.calls.written = [];
     this.calls.size = 0;
@@ -187,18 +200,19 @@ class Visit {
     while (node.lease.holds) {
       const began = performance.now();
       do machine.run(SLICE, answer);
-      while (machine.outcome === "paused" && performance.now() - began < TURN && calls.size < MOST_OUTPUT);
-      if (wanted || node.home) await this.home("it was asked home");
-      if (machine.outcome === "host call") {
-        const left = calls.naps();
-        if (!left) await this.home(`it calls ${calls.name(machine.pending)}, which only the node has`);
-        await nap(Math.min(left, LONGEST_NAP));
-      } else if (machine.outcome !== "paused") {
+      while (machine.outcome === "paused" && performance.now() - began < TURN);
+      if (machine.outcome !== "paused" && machine.outcome !== "host call") {
         // The node repeats the last part, and has the end of the program as any other one.
         await this.end("it came to its end there");
       }
+      if (wanted || node.home) await this.home("it was asked home");
+      if (machine.outcome === "host call" && !calls.full) {
+        const left = calls.naps();
+        if (!left) await this.home(`it calls ${calls.name(machine.pending)}, which only the node has`);
+        await nap(Math.min(left, LONGEST_NAP));
+      }
       const now = performance.now();
-      if (now - this.saved > this.every || calls.size >= MOST_OUTPUT) await this.save();
+      if (now - this.saved > this.every || calls.full) await this.save();
       else if (now - this.asked > ASK) {
         await node.ask("lease", "POST");
         this.asked = now;

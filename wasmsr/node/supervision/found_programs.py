@@ -66,6 +66,7 @@ class FoundPrograms:
             chosen = self._choose_stay(bytes.fromhex(program), all_stays)
             if chosen is not None:
                 self.programs[program] = NodeProgram(*chosen, self._rules, self._worker)
+                self.programs[program].limit_visit()
 
     def recover(self) -> None:
         """Say of each program what has become of it, and remove modules that no program has."""

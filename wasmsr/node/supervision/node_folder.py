@@ -12,6 +12,7 @@ FOLDER/programs/ID/worker/   the worker's locks, its socket, and what it left (`
 FOLDER/programs/ID/output/   the last bytes of its output (`rings.py`)
 FOLDER/programs/ID/saved/    its checkpoints
 FOLDER/programs/ID/parked-LIFE-STDOUT-STDERR.snapshot    a state that a worker left
+FOLDER/programs/ID/visit-*   what a browser gets of a program, and sends (`node/visits`)
 FOLDER/programs/ID/tmp/      what vanishes with the worker
 """
 
@@ -42,6 +43,9 @@ SNAPSHOT_BYTES = 4 << 30
 """The same of a snapshot."""
 
 FOLDERS = ("modules", "snapshots", "programs", "carried")
+
+VISIT_PARTS = "visit-parts"
+"""The folder of what a browser gets of a program."""
 
 _PARKED = re.compile(r"parked-(\d{6})-(\d{16})-(\d{16})\.snapshot")
 
@@ -85,14 +89,27 @@ class ProgramFolder:
         sync_folder(self.path)
         return path
 
-    def remove_parked(self) -> None:
-        """Remove states that are of no use any more."""
+    def remove_parked(self, but: Path | None = None) -> None:
+        """Remove states that are of no use any more.
+
+        Args:
+            but: One that stays.
+        """
         for path in self.path.glob("parked-*"):
-            path.unlink(missing_ok=True)
+            if path != but:
+                path.unlink(missing_ok=True)
+
+    def remove_visit(self) -> None:
+        """Remove what browsers got and sent, and what was not finished of it."""
+        shutil.rmtree(self.path / VISIT_PARTS, ignore_errors=True)
+        for pattern in ("visit-*.state", ".visit-*.part", ".lent-*.part"):
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def remove_saved(self) -> None:
         """Remove everything from which the program could be resumed, but its carried files."""
         self.remove_parked()
+        self.remove_visit()
         for path in (self.saved, self.temporary, self.workers):
             shutil.rmtree(path, ignore_errors=True)
 

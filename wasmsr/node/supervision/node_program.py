@@ -439,6 +439,7 @@ class NodeProgram(LentStay):
         """
         self._still.wait(PAUSE_SECONDS)
         with self._lock:
+            self._closing = True
             executor = self._executor
         if executor is None:
             return self.record.standing is not ProgramStanding.LOST

@@ -495,7 +495,8 @@ class NodeSupervisor:
             self._takeovers.close()
         self.moves.interrupt()
         end = time.monotonic() + seconds
-        alive = [one for one in self.programs() if one.standing.is_alive]
+        # One that can be resumed is told too: it may be about to come home from a browser.
+        alive = [one for one in self.programs() if not one.standing.is_final]
         kept: dict[str, bool] = {}
 
         def leave(program: NodeProgram) -> None:

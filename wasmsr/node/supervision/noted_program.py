@@ -89,6 +89,7 @@ class NotedProgram:
         self.arrives = False
         self._next = 0.0
         self._closing = False
+        """Whether the node ends: the program does not go on here any more."""
         self._to = ""
         """Where the program is being moved, or ""."""
         self._still = threading.Event()

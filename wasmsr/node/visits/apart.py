@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from struct import Struct
+from typing import Any
 
 from wasmsr.errors import FormatError
 from wasmsr.node.failures import NodeError
@@ -49,19 +51,29 @@ def head_of(data: bytes) -> tuple[int, int, int]:
     return monotonic, output, errors
 
 
+AT_ONCE = 2
+"""Processes at once: many programs come home together when a network breaks."""
+
+_places = threading.Semaphore(AT_ONCE)
+
+
 def apart(verb: str, *paths: Path) -> None:
     """Do the work of `write_parts` ("parts") or `write_home` ("home") in a process of its own.
 
     Raises:
         NodeError: It cannot be done; the message says why.
+        OSError: A file cannot be read or written. The state may be sound.
     """
     words = [verb, *map(os.fspath, paths)]
-    done = run_limited("wasmsr.node.visits.lent_states", words, "the state")
+    with _places:
+        done = run_limited("wasmsr.node.visits.lent_states", words, "the state")
     if done.returncode == 0:
         return
     try:
-        said: Mapping[str, str] = json.loads(done.stderr[-4000:])
-        error = NodeError(str(said["message"])[:500], hint=said.get("hint") or None)
+        said: Mapping[str, Any] = json.loads(done.stderr[-4000:])
+        error: Exception = NodeError(str(said["message"])[:500], hint=said.get("hint") or None)
+        if "errno" in said:
+            error = OSError(int(said["errno"]), str(said["message"])[:500])
     except (ValueError, KeyError, TypeError):
         error = NodeError(
             "the process that makes the state ended without a word",

@@ -5,6 +5,7 @@ A process of its own makes both (`apart`).
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
@@ -17,7 +18,9 @@ from typing import Any
 
 from wasmsr import realtime
 from wasmsr.errors import FormatError, UnportableState, WasmsrError, printable
+from wasmsr.interp.modules.module import Module
 from wasmsr.node.visits.apart import HEAD, PARTS, head_of
+from wasmsr.program.restoring import PreparedStore
 from wasmsr.snapshot.check import check
 from wasmsr.snapshot.encoding.writer import encode
 from wasmsr.snapshot.runnable.incoming import read_plain
@@ -25,7 +28,7 @@ from wasmsr.snapshot.runnable.outgoing import plain_program
 from wasmsr.snapshot.runnable.plain_state import MOST
 from wasmsr.snapshot.state import InstanceState, SnapshotState
 from wasmsr.snapshot.tools.export import known_modules
-from wasmsr.snapshot.tools.opened import open_snapshot
+from wasmsr.snapshot.tools.opened import OpenedSnapshot, open_snapshot
 from wasmsr.wasi.clocks import FIRST_INSTANT
 from wasmsr.wasi.preview1.functions import FUNCTIONS
 from wasmsr.wasi.state import checked_state
@@ -47,14 +50,13 @@ def write_parts(snapshot: Path, folder: Path) -> None:
     """
     opened = open_snapshot(snapshot)
     state = opened.state
-    modules = [one for one in known_modules(opened, []) if one is not None]
-    if len(modules) < len(state.modules):
-        raise UnportableState("the snapshot has not all modules of the program")
+    modules = _modules_of(opened)
     size = sum(len(one.data) for one in state.memories)
     if size > MOST_MEMORY:
         raise UnportableState(
             f"the program has {size >> 20} MiB of memory, and a browser takes {MOST_MEMORY >> 20}"
         )
+    _try(state, modules)  # so it can come home too
     # What belongs to the host stays here: calls that need it bring the program home.
     alone = replace(state, wasi=None, files=None)
     program = plain_program(alone, [bytes(one.binary) for one in modules], any_host=True)
@@ -101,17 +103,40 @@ def write_home(snapshot: Path, came: Path, target: Path) -> None:
         WasmsrError: What came is damaged, or of another program.
         OSError: A file cannot be read or written.
     """
-    before = open_snapshot(snapshot).state
-    data = came.read_bytes()
-    monotonic, output, errors = head_of(data)
-    packed = memoryview(data)[HEAD.size + output + errors :]
-    state = _merged(before, read_plain(memoryview(_unpacked(packed))), monotonic)
+    opened = open_snapshot(snapshot)
+    state = _merged(opened.state, *_arrived(came))
     check(state)
+    _try(state, _modules_of(opened))
     with target.open("xb") as file:
         for piece in encode(state, compress=False, version=2):
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _arrived(came: Path) -> tuple[SnapshotState, int]:
+    """Return the state that a browser has sent, and its monotonic clock. Raises WasmsrError."""
+    try:
+        data = came.read_bytes()
+    except OSError as error:
+        raise FormatError(f"what came from the browser cannot be read: {error}") from None
+    monotonic, output, errors = head_of(data)
+    packed = memoryview(data)[HEAD.size + output + errors :]
+    return read_plain(memoryview(_unpacked(packed))), monotonic
+
+
+def _modules_of(opened: OpenedSnapshot) -> list[Module]:
+    modules = [one for one in known_modules(opened, []) if one is not None]
+    if len(modules) < len(opened.state.modules):
+        raise UnportableState("the snapshot has not all modules of the program")
+    return modules
+
+
+def _try(state: SnapshotState, modules: Sequence[Module]) -> None:
+    """Restore a state on trial, because `check` does not know the code. Raises WasmsrError."""
+    main = state.instances[-1].module
+    others = [one for number, one in enumerate(modules) if number != main]
+    PreparedStore(state, modules[main], None, others)
 
 
 def _unpacked(packed: memoryview) -> bytes:
@@ -189,11 +214,12 @@ def main(words: Sequence[str]) -> int:
         else:
             write_home(*paths)
     except WasmsrError as error:
-        said = {"message": error.message, "hint": error.hint or ""}
+        said: dict[str, Any] = {"message": error.message, "hint": error.hint or ""}
     except MemoryError:
         said = {"message": "the state needs too much memory", "hint": ""}
     except OSError as error:
-        said = {"message": error.strerror or str(error), "hint": ""}
+        number = error.errno or errno.EIO
+        said = {"message": error.strerror or str(error), "errno": number}
     else:
         return 0
     sys.stderr.write(json.dumps(said))

@@ -19,10 +19,9 @@ from typing import IO, Any, Protocol
 from wasmsr import realtime
 from wasmsr.errors import FormatError, WasmsrError
 from wasmsr.executor.output.rings import RingLog, cut_ring, ring_bounds
-from wasmsr.executor.port import LOG_BYTES
 from wasmsr.migrate.journal.durable import private, sync_folder
 from wasmsr.node.failures import NodeError, WrongState
-from wasmsr.node.supervision.node_folder import ProgramFolder
+from wasmsr.node.supervision.node_folder import VISIT_PARTS, ProgramFolder
 from wasmsr.node.supervision.program_record import STREAMS
 from wasmsr.node.visits.apart import HEAD, PARTS, apart, head_of
 
@@ -46,14 +45,14 @@ class LentProgram(Protocol):
 
     folder: ProgramFolder
 
-    def lend(self, seconds: float) -> Path:
-        """Save the program, end its worker, and return the file of its state."""
+    def lend(self, seconds: float, leaves: Callable[[Path], None]) -> None:
+        """Save the program, call `leaves` with the file, and end its worker."""
 
     def keep_lent(self, seconds: float) -> None:
-        """Note durably that a browser may run it for so long. Raises WrongState if it is gone."""
+        """Note durably that nobody runs it here for so long. Raises WrongState if it is gone."""
 
     def come_home(self, reason: str) -> None:
-        """Go on here, from the last state that is parked."""
+        """Go on here, from the last state that is sound, or do nothing if it was killed."""
 
 
 class VisitEnded(NodeError):
@@ -69,40 +68,35 @@ class BrowserVisit:
         over: How it has ended, or "".
     """
 
-    def __init__(self, program: LentProgram, note: Callable[[str], None]) -> None:
+    def __init__(self, program: LentProgram, note: Callable[[str], None], ring: int) -> None:
         """Lend a program: it has no worker here from now on.
 
         Args:
             program: The program.
             note: Gets a sentence about what went wrong while nobody waits for an answer.
+            ring: Bytes of output that the node keeps of each stream.
 
         Raises:
-            WasmsrError: It cannot be lent; it runs on here.
+            WasmsrError: It cannot be lent, and stays as it was.
             OSError: The disk has no room.
         """
-        self._program, self._note = program, note
+        self._program, self._note, self._ring = program, note, ring
         self._folder = program.folder.path
         self.key = secrets.token_urlsafe(24)
-        self.parts = self._folder / "visit-parts"
+        self.parts = self._folder / VISIT_PARTS
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._number = 0
         self._wanted = False
         self.over = ""
-        self._left = program.lend(FETCHING)
+        program.lend(FETCHING + MARGIN, self._make_parts)
         self._ends = {one: ring_bounds(program.folder.output, one)[1] for one in STREAMS}
         self._until = _after(FETCHING)
-        try:
-            shutil.rmtree(self.parts, ignore_errors=True)
-            self.parts.mkdir(mode=0o700)
-            apart("parts", self._left, self.parts)
-        except BaseException:
-            self.over = "it could not be lent"
-            self._clean()
-            program.come_home("it did not leave for a browser")
-            raise
-        self._until = _after(FETCHING)
         threading.Thread(target=self._watch, name="wasmsr-visit", daemon=True).start()
+
+    def _make_parts(self, left: Path) -> None:
+        self.parts.mkdir(mode=0o700)
+        apart("parts", left, self.parts)
 
     # ---- what the browser asks -------------------------------------------------------------------
 
@@ -119,10 +113,9 @@ class BrowserVisit:
         with self._lock:
             self._check()
             try:
-                self._program.keep_lent(LEASE)
+                self._program.keep_lent(LEASE + MARGIN)
             except WrongState as error:
-                self._finish(error.message)
-                remove_states(self._folder)
+                self._go_home(error.message)  # it was killed, and leaves nothing here
                 raise VisitEnded(error.message) from None
             self._until = _after(LEASE)
             self._changed.notify_all()
@@ -192,7 +185,7 @@ class BrowserVisit:
             cut_ring(folder, stream, self._ends[stream])  # of a state that did not count
         if not data:
             return self._ends[stream]
-        ring = RingLog(folder, stream, LOG_BYTES)
+        ring = RingLog(folder, stream, self._ring)
         try:
             ring.write(memoryview(data))
             ring.sync()
@@ -236,16 +229,13 @@ class BrowserVisit:
     def _go_home(self, reason: str) -> None:
         self._finish(reason)
         try:
-            settle(self._program, reason, self._note)
+            self._program.come_home(reason)
         except (WasmsrError, OSError) as error:
             self._note(f"the program did not come home from a browser: {error}")
 
     def _finish(self, reason: str) -> None:
         self.over = reason
         self._changed.notify_all()
-        self._clean()
-
-    def _clean(self) -> None:
         shutil.rmtree(self.parts, ignore_errors=True)
 
 
@@ -263,25 +253,17 @@ def states(folder: Path) -> list[tuple[int, tuple[int, int], Path]]:
     return sorted(found)
 
 
-def remove_states(folder: Path) -> None:
-    """Remove the states that browsers sent."""
-    for _, _, path in states(folder):
-        path.unlink(missing_ok=True)
-
-
-def settle(program: LentProgram, reason: str, note: Callable[[str], None]) -> None:
-    """Let a program go on here whose visit has ended, from the last state that is sound.
+def settle(folder: ProgramFolder, note: Callable[[str], None]) -> None:
+    """Park the last sound state of a program whose visit has ended, so that it goes on from there.
 
     Args:
-        program: The program; no browser may run it any more.
-        reason: How the visit has ended.
+        folder: The folder of the program; no browser may run it any more.
         note: Gets a sentence for each state that is passed over.
 
     Raises:
-        WasmsrError: It cannot be restored.
-        OSError: A file cannot be read or written.
+        NodeError: The state in which it left is gone.
+        OSError: A file cannot be written.
     """
-    folder = program.folder
     parked = folder.parked()
     if parked is None:
         raise NodeError("the state in which the program left is gone")
@@ -294,12 +276,9 @@ def settle(program: LentProgram, reason: str, note: Callable[[str], None]) -> No
         except WasmsrError as error:
             note(f"state {number} of a browser is passed over: {error.message}")
             continue
-        folder.park(target, life, output, errors)
+        left = folder.park(target, life, output, errors)
         break
-    target.unlink(missing_ok=True)
-    remove_states(folder.path)
-    shutil.rmtree(folder.path / "visit-parts", ignore_errors=True)
-    program.come_home(reason)
+    folder.remove_parked(but=left)
 
 
 __all__ = ["LEASE", "PARTS", "BrowserVisit", "LentProgram", "VisitEnded", "settle", "states"]
