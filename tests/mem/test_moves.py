@@ -11,17 +11,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.mem.served import SECONDS, ServedMemory, ask, greeted, served
 from tests.mem.test_exactly_once import counted
 from tests.mem.test_memory_wire import until
+from wasmsr.cli.elements.memory import has_come
 from wasmsr.mem.failures import RemoteMemoryError
 from wasmsr.mem.memory_link import MemoryLink
 from wasmsr.mem.serving.arriving import ArrivingMemory, MoveFailed, MoveInDoubt
 from wasmsr.mem.serving.memory_images import MemoryImageError, MemoryImages, emptied
-from wasmsr.mem.serving.memory_region import MemoryRegion
+from wasmsr.mem.serving.memory_region import MemoryCut, MemoryRegion, MemorySession
 from wasmsr.mem.wire import commands
 from wasmsr.mem.wire.commands import Command, whole
 
@@ -202,6 +204,19 @@ def test_steps_out_of_order(steps: list[int], token: bytes, more: bytes, expecte
         link.close()
 
 
+def test_no_decision_follows_a_question() -> None:
+    """A process that was started again asks; what the one before has sent may arrive later."""
+    with served(PAGE) as memory:
+        before, again = greeted(memory.server.port), greeted(memory.server.port)
+        assert [status(ask(before, said(step))) for step in (1, 3)] == [commands.OK] * 2
+        assert status(ask(again, said(5, b"u" * 16))) == commands.OK
+        assert status(ask(again, said(1, b"u" * 16))) == commands.OK  # it can begin at once
+        late = ask(before, said(4, more=b"tcp://127.0.0.1:1"))
+        assert status(late) == commands.OUT_OF_ORDER and not memory.region.moved
+        before.close()
+        again.close()
+
+
 def test_messages_that_are_no_steps() -> None:
     with served(PAGE) as memory:
         mover = greeted(memory.server.port)
@@ -318,6 +333,72 @@ def test_nobody_serves_what_is_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None
             arriving.take(region, "tcp://127.0.0.1:1", lambda one: next(stops)())
 
 
+def test_an_answer_of_another_form_to_the_decision_leaves_a_doubt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The memory may be here, so it is asked, as after a connection that broke."""
+    with served(2 * PAGE) as first:
+        told: list[int] = []
+        plain = ArrivingMemory._ask
+
+        def ask(self: ArrivingMemory, step: int, more: bytes = b"") -> tuple[int, bytes]:
+            found = plain(self, step, more)
+            told.append(step)
+            if step == commands.MOVE_DONE:
+                raise ValueError("an answer of another length, or to another request")
+            return found
+
+        monkeypatch.setattr(ArrivingMemory, "_ask", ask)
+        with moved(first) as second:
+            assert told[-2:] == [commands.MOVE_DONE, commands.MOVE_ASK]
+            assert first.region.moved == second.url.encode()
+
+
+@pytest.mark.parametrize("said", [b"[" * 100_000, b'{"size": 1e999}', b'{"size": []}', b"\xff"])
+def test_a_source_that_lies_about_its_size(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(2 * PAGE) as first:
+        monkeypatch.setattr(ArrivingMemory, "_ask", lambda self, step: (commands.OK, said))
+        with pytest.raises(MoveFailed, match="wrong answer"):
+            ArrivingMemory(first.url).begin()
+
+
+@pytest.mark.parametrize("value", [0.5, "1", -1, 1 << 64, None, True])
+def test_a_cut_that_lies(value: object) -> None:
+    region = MemoryRegion(memoryview(bytearray(PAGE)))
+    said = region.cut_now().said()
+    with pytest.raises((TypeError, ValueError)):
+        MemoryCut.read(said | {"epoch": value})
+    row = ["00" * 16, value, 1, Command(commands.OP_NOP).header().hex()]
+    with pytest.raises((TypeError, ValueError)):
+        MemoryCut.read(said | {"clients": [row]})
+    assert MemoryCut.read(said | {"clients": [[row[0], 7, *row[2:]]]}).clients[0][1] == 7
+
+
+def test_a_mover_that_is_silent_for_long_blocks_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its machine may be lost, and then nothing says that its connection has ended."""
+    now = [1000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("wasmsr.mem.serving.memory_move.time", clock)
+    region = MemoryRegion(memoryview(bytearray(PAGE)))
+
+    def step(session: MemorySession, number: int, token: bytes) -> int:
+        data = commands.MOVE.pack(commands.MOVE_VERSION, token) + commands.PADDING
+        return region.answer(session, Command(commands.OP_MOVE, addr=number), memoryview(data))[
+            0
+        ].status
+
+    first, second = MemorySession(), MemorySession()
+    assert step(first, commands.MOVE_BEGIN, b"1" * 16) == commands.OK
+    now[0] += 500
+    region.answer(first, Command(commands.OP_READ, 0, 1), memoryview(b""))
+    now[0] += 500
+    assert step(second, commands.MOVE_BEGIN, b"2" * 16) == commands.OUT_OF_ORDER
+    now[0] += 101
+    assert step(second, commands.MOVE_BEGIN, b"2" * 16) == commands.OK
+    assert step(first, commands.MOVE_ROUND, b"1" * 16) == commands.OUT_OF_ORDER
+    assert step(second, commands.MOVE_ROUND, b"2" * 16) == commands.OK
+
+
 def test_a_memory_of_another_kind_does_not_move() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
@@ -390,6 +471,51 @@ def test_a_memory_moves_between_processes(tmp_path: Path) -> None:
     again.end()
     refused = Server(tmp_path, "--from", first.url, *saves, "a")
     assert "has a memory already" in refused.process.communicate(timeout=SECONDS)[1]
+
+
+@pytest.mark.full
+def test_a_memory_that_has_come_is_found_by_the_same_command(tmp_path: Path) -> None:
+    """The process was ended after the decision, before it knew: what it has is the memory."""
+    saves = ("--snapshot-every", "3600", "--folder")
+    first = Server(tmp_path, "--size", "1M", *saves, "a")
+    link = MemoryLink("m", first.url)
+    link.write(0, memoryview(b"only here"))
+    words = ("--from", first.url, *saves, "b")
+    second = Server(tmp_path, *words)
+    link.write(100, memoryview(b"written there"))
+    second.end()
+    MemoryImages(tmp_path / "b").note_arrival(first.url, second.url)
+    again = Server(tmp_path, *words)
+    assert "as saved in b" in again.line, again.end()
+    found = MemoryLink("m", again.url)
+    for at, data in ((0, b"only here"), (100, b"written there")):
+        read = memoryview(bytearray(len(data)))
+        found.read(at, read)
+        assert read == data
+    found.close()
+    link.close()
+    again.end()
+    first.end()
+
+
+def test_nothing_is_removed_as_long_as_nobody_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wasmsr.mem.serving.arriving.DOUBT_SECONDS", 0.3)
+    region = MemoryRegion(memoryview(bytearray(PAGE)))
+    images = MemoryImages(tmp_path)
+    images.save(region)
+    with served(PAGE) as first:
+        images.note_arrival(first.url, "tcp://127.0.0.1:2")
+        first.server.stop()
+        with pytest.raises(MoveInDoubt):
+            has_come(images)
+        assert images.arrives and not MemoryImages(tmp_path).is_empty
+    with served(PAGE) as other:
+        images.note_arrival(other.url, "tcp://127.0.0.1:2")
+        assert not has_come(images)  # it goes on there
+        other.region.move_to("tcp://127.0.0.1:2")
+        assert has_come(images) and images.arrives is None
 
 
 def test_what_is_left_of_a_move_does_not_count(tmp_path: Path) -> None:

@@ -125,7 +125,10 @@ def memory(port: int, host: str, size: int, shm: bool, every: float | None, fold
         if every is not None:
             folder = folder or state_folder(None) / f"memory-{port}"
             kept.enter_context(taken(folder))
-            images = MemoryImages(folder) if source is None else emptied(folder)
+            images = MemoryImages(folder)
+            if source is not None and images.arrives is not None and has_come(images):
+                source, size = None, images.size  # in the run before, which was ended too soon
+            images = images if source is None else emptied(folder)
         arriving = None
         if source is not None:
             arriving = ArrivingMemory(source)
@@ -164,6 +167,23 @@ def _listening(host: str, port: int) -> Iterator[MemoryServer]:
     except BaseException:
         server.close()
         raise
+
+
+def has_come(images: MemoryImages) -> bool:
+    """Find out whether a memory has come that was moving here when this process was ended.
+
+    Raises MoveInDoubt if nobody knows.
+    """
+    from wasmsr.mem.serving.arriving import ArrivingMemory, MoveFailed
+
+    assert images.arrives is not None
+    source, address = images.arrives
+    try:
+        ArrivingMemory(source).settle(address)
+    except MoveFailed:
+        return False
+    images.arrived()
+    return True
 
 
 def _filled(region: MemoryRegion, images: MemoryImages | None, arriving: ArrivingMemory | None,

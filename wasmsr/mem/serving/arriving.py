@@ -58,6 +58,8 @@ DOUBT_SECONDS = 30.0
 """How long the other process is asked whether the memory has moved."""
 MOST_PAGES = 1 << 30
 """Pages of a memory at most."""
+WRONG = (LookupError, TypeError, ValueError, ArithmeticError, RecursionError)
+"""What reading an answer of another form may raise."""
 
 
 class MoveFailed(RemoteMemoryError):
@@ -110,7 +112,7 @@ class ArrivingMemory:
         except (OSError, EOFError) as error:
             self.close()
             raise RemoteMemoryAway(f"{self._shown} is away: {reason(error)}", since=None) from error
-        except (LookupError, TypeError, ValueError) as error:
+        except WRONG as error:
             self.close()
             raise MoveFailed(f"{self._shown} gave a wrong answer: {reason(error)}") from error
         except BaseException:
@@ -155,7 +157,7 @@ class ArrivingMemory:
         except (OSError, EOFError) as error:
             self.close()
             raise MoveFailed(f"{self._shown} stays: {reason(error)}") from error
-        except (LookupError, TypeError, ValueError) as error:
+        except WRONG as error:
             self.close()
             raise MoveFailed(f"{self._shown} gave a wrong answer: {reason(error)}") from error
         self._decide(address.encode(), MOVE_DONE)
@@ -204,7 +206,7 @@ class ArrivingMemory:
                 if self._sock is None:
                     self._connect()
                 status, said = self._ask(step, address if step == MOVE_DONE else b"")
-            except (OSError, EOFError, RemoteMemoryError) as error:
+            except (OSError, EOFError, ValueError, RemoteMemoryError) as error:
                 self.close()
                 step = MOVE_ASK  # if it has not heard of it, it gives the move up now
                 if time.monotonic() > ends:

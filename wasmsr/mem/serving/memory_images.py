@@ -133,7 +133,12 @@ class MemoryImages:
 
     def note_move(self, address: str) -> None:
         """Keep that the memory has moved: what is here is old from now on. Raises OSError."""
-        small_files.replace(self.folder / "moved.json", json.dumps({"address": address}).encode())
+        path = self.folder / "moved.json"
+        try:
+            small_files.replace(path, json.dumps({"address": address}).encode())
+        except OSError:
+            path.unlink(missing_ok=True)  # it stays, so a later start must not say otherwise
+            raise
 
     # ---- reading ---------------------------------------------------------------------------------
 

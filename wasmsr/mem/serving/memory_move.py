@@ -34,6 +34,11 @@ STOP_SECONDS = 30.0
 """How long a memory may stand for a move. Then it goes on here, and the move fails."""
 
 
+SILENT_SECONDS = 600.0
+"""How long a mover may say nothing. Then another one may have the memory, for its machine may be
+lost."""
+
+
 class LeavingMemory(Protocol):
     """What a move needs of a memory: its bytes, where it has moved to, and what it is."""
 
@@ -60,6 +65,7 @@ class MemoryMove:
         self._token = b""
         self._written: bytearray | None = None
         self._ends = 0.0
+        self._heard = 0.0
 
     def note(self, first: int, end: int) -> None:
         """Note that pages from `first` to `end` are written; the lock is held."""
@@ -68,6 +74,8 @@ class MemoryMove:
 
     def wait(self, session: object) -> None:
         """Wait while the memory stands, unless the session is the mover's; the lock is held."""
+        if session is self._mover:
+            self._heard = time.monotonic()
         while self._ends and session is not self._mover:
             left = self._ends - time.monotonic()
             if left <= 0:
@@ -103,13 +111,13 @@ class MemoryMove:
             if self._region.moved:
                 return MOVED, self._region.moved
             if step == MOVE_ASK:
-                if token == self._token:
-                    self._give_up()
+                self._give_up()  # who asks may be another process, and no decision may follow
                 return OK, b""
             if step == MOVE_BEGIN:
                 return self._begin(session, token)
             if session is not self._mover or token != self._token:
                 return OUT_OF_ORDER, b""
+            self._heard = time.monotonic()
             if step == MOVE_ROUND and not self._ends:
                 return OK, self._since()
             if step == MOVE_STOP and not self._ends:
@@ -121,8 +129,11 @@ class MemoryMove:
             return OUT_OF_ORDER, b""
 
     def _begin(self, session: object, token: bytes) -> tuple[int, bytes]:
-        if self.decide is None or self._mover is not None:
+        now = time.monotonic()
+        if self.decide is None or (self._mover is not None and now < self._heard + SILENT_SECONDS):
             return OUT_OF_ORDER, b""
+        self._give_up()
+        self._heard = now
         count = len(self._region.buffer) + PAGE_BYTES - 1 >> PAGE_BITS
         self._mover, self._token = session, token
         self._written = bytearray(b"\1" * count)

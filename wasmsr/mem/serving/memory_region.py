@@ -105,13 +105,13 @@ class MemoryCut:
         clients = []
         for ident, epoch, seq, answer in said["clients"]:
             header = bytes.fromhex(answer)
-            if len(header) != DATA_AT or not 0 <= epoch < 1 << 64:
+            if len(header) != DATA_AT or not _is_number(epoch, 1 << 64):
                 raise ValueError("a client of it is none")
-            if seq is not None and not 0 <= seq < 65_536:
+            if seq is not None and not _is_number(seq, 65_536):
                 raise ValueError("a client of it is none")
             clients.append((_ident(ident), epoch, seq, read_header(header + PADDING)))
         size, epoch = said["size"], said["epoch"]
-        if type(size) is not int or not 0 <= size < 1 << 46 or not 0 <= epoch < 1 << 64:
+        if not _is_number(size, 1 << 46) or not _is_number(epoch, 1 << 64):
             raise ValueError("its size or epoch is none")
         return cls(_ident(said["memory"]), size, epoch, tuple(clients))
 
@@ -328,6 +328,10 @@ class MemoryRegion:
             raise ValueError(f"an address has 1 to {LONGEST_ADDRESS} bytes")
         with self._lock:
             self.moved = words
+
+
+def _is_number(value: Any, end: int) -> bool:
+    return type(value) is int and 0 <= value < end
 
 
 def _ident(text: str) -> bytes:
