@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ import pytest
 pytest.importorskip("yaml", reason="needs pyyaml")
 
 from tests.elements.folders import written
-from tests.elements.gangs import Going, gang, journal, right
+from tests.elements.gangs import SECONDS, Going, gang, journal, right
 from tests.elements.test_runs import MAIN, children
+from wasmsr.elements.engine.cutting import GangCut
 from wasmsr.elements.engine.run_folder import RunFolder
 from wasmsr.elements.engine.units import UnitCut
 from wasmsr.elements.failures import ElementError, ElementFailed
@@ -176,6 +178,45 @@ def test_a_result_counts_together_with_a_cut_of_who_shares_its_memory(tmp_path: 
     right(again.end())
     assert again.logs() == ["begun\n"] * 2
     assert ("start", "third", 0) not in again.notes
+
+
+@pytest.mark.full
+def test_a_copy_fails_while_the_first_cut_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who shares its memory goes back to that cut too, and has not failed itself."""
+    made: list[GangCut] = []
+    asked = threading.Event()
+    plain_run, plain_join = GangCut.run, GangCut.join
+
+    def run(self: GangCut) -> None:
+        plain_run(self)
+        made.append(self)
+        asked.wait(SECONDS)  # the thread has not ended yet
+
+    def join(self: GangCut) -> None:
+        asked.set()
+        plain_join(self)
+
+    monkeypatch.setattr(GangCut, "run", run)
+    monkeypatch.setattr(GangCut, "join", join)
+    folder = gang(tmp_path / "g", retries=1, together=False)
+    text = (folder / "b.o.yaml").read_text()
+    (folder / "b.o.yaml").write_text(text.replace("retries: 1", "retries: 0"))
+    going = Going.begin(folder, every=1)
+    going.until(lambda: made and len(made[0].copies) == 2)
+    assert not made[0].why
+    region, counted = going.region, [going.number(at) for at in (0, 8)]
+    going.until(lambda: going.number(0) > counted[0] and going.number(8) > counted[1])
+    (pid,) = [
+        pid for pid in children(going.going._forker._process.pid)
+        if f"{going.run.path}/results/a@0.out" in descriptors(pid)
+    ]  # fmt: skip
+    os.kill(pid, signal.SIGKILL)
+    going.until(lambda: going.is_anew(region))
+    going.open_gate()
+    right(going.end())
+    assert [note for note in going.notes if note[0] in ("retry", "fail")] == [("retry", "a", 0)]
 
 
 @pytest.mark.full

@@ -338,6 +338,8 @@ class ElementRun:
         for unit in {id(copy.unit): copy.unit for copy, _ in ended}.values():
             if not unit.running:
                 (over if unit.failed else good).append(unit)
+        if bad:
+            self._cuts.settle()  # it may be the first cut, which says who goes on together
         for copy, why in bad:
             if not self._has_try(copy):
                 self._keep(good)  # the run ends here
