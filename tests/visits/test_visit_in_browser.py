@@ -34,7 +34,9 @@ def test_there_and_back_and_a_tab_that_is_closed(browser: Any, tmp_path: Path) -
         tab.begin()
         tab.save()
         tab.kill()
-        until(lambda: "the browser was gone" in node.program.record.reason)
+        until(
+            lambda: node.program.record.reason == "came home from a browser: the browser was gone"
+        )
         assert node.program.standing is ProgramStanding.RUNNING
         until(lambda: node.program.standing is ProgramStanding.ENDED)
         assert node.program.record.code == 7
