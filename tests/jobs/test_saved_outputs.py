@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -20,9 +21,12 @@ from wasmsr.errors import SnapshotError
 from wasmsr.jobs import Executor, JobError
 from wasmsr.jobs.execution.archive import ExecutionArchive, write_archive
 from wasmsr.jobs.execution.requests import ExecutionFolder
+from wasmsr.jobs.publishers import trees
+from wasmsr.jobs.servers import server_files
 from wasmsr.jobs.servers.server_executor import ServerExecutor
 from wasmsr.jobs.servers.server_files import fetch_outputs
-from wasmsr.wasi.filesystem import tree_walk
+from wasmsr.node.carried_files import packed
+from wasmsr.wasi.filesystem import archives, tree_walk
 
 Fill = Callable[[tarfile.TarFile], None]
 
@@ -94,7 +98,7 @@ def test_a_zip_file_among_outputs(tmp_path: Path, folder: ExecutionFolder) -> No
         ([("a", tarfile.LNKTYPE, "none")], "cannot be unpacked"),
         ([("a", tarfile.REGTYPE, "", bytes(600)), ("b", tarfile.REGTYPE, "", bytes(600))],
          "more than 1000 bytes"),
-        ([], "neither a directory nor"),
+        ([], "is no tar file"),
     ],
 )  # fmt: skip
 def test_outputs_that_lie(
@@ -122,6 +126,72 @@ def test_outputs_that_lie(
     assert (victim / "file").read_text() == "whole"
     assert [one.name for one in (folder.results / "out").iterdir()] == ["mine"]
     assert [one.name for one in folder.path.iterdir()] == ["results"]
+
+
+@pytest.mark.parametrize("kind", ["zip", "gz", "headers"])
+def test_outputs_are_a_plain_tar_file(folder: ExecutionFolder, kind: str) -> None:
+    """All names of a zip file are in memory at once, however many a server makes up."""
+
+    def fetch(path: str, file: IO[bytes]) -> None:
+        if kind == "zip":
+            with zipfile.ZipFile(file, "w") as archive:
+                archive.writestr("other", b"other")
+        elif kind == "headers":  # each is about the next one
+            item = tarfile.TarInfo("other")
+            item.type, item.size = tarfile.XHDTYPE, 8
+            file.write((item.tobuf(tarfile.USTAR_FORMAT) + b"8 a=bcd\n".ljust(512, b"\0")) * 1000)
+        else:
+            with tarfile.open(fileobj=file, mode="w:gz") as tape:
+                entry("other")(tape)
+
+    with pytest.raises(JobError, match="is no tar file"):
+        fetch_outputs(folder, OUT, 1 << 20, fetch)
+    assert not list((folder.results / "out").iterdir())
+
+
+def test_outputs_without_end(folder: ExecutionFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that has no room where it is, or a server that does not stop: the disk is not full."""
+    monkeypatch.setattr(server_files, "OUTPUT_FILES", 4)
+    taken: list[int] = []
+
+    def fetch(path: str, file: IO[bytes]) -> None:
+        for _ in range(100):
+            file.write(bytes(1 << 12))
+            taken.append(1 << 12)
+
+    with pytest.raises(JobError, match=r"output out .*: it holds more than 1000 bytes"):
+        fetch_outputs(folder, OUT, 1000, fetch)
+    assert sum(taken) <= 1000 + 4 * archives.OVERHEAD
+    assert [one.name for one in folder.path.iterdir()] == ["results"]
+
+
+def test_what_a_killed_process_has_fetched_is_removed(folder: ExecutionFolder) -> None:
+    left = folder.path / ".outputs-of-before"
+    (left / "0" / "deep").mkdir(parents=True)
+    fetch_outputs(folder, OUT, 1 << 20, given(entry("file", data=b"data")))
+    assert (folder.results / "out" / "file").read_bytes() == b"data"
+    assert not left.exists()
+
+
+def test_a_folder_that_cannot_be_opened_is_not_left_out(
+    folder: ExecutionFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For want of descriptors, say. An output without it would look whole."""
+    for name in ("a", "b"):
+        (folder.results / "out" / name).mkdir()
+        (folder.results / "out" / name / "file").touch()
+    quietly = tree_walk.quietly
+
+    def full(directory: int, name: bytes) -> int:
+        if name == b"a":
+            raise OSError(errno.EMFILE, "too many open files")
+        return quietly(directory, name)
+
+    monkeypatch.setattr(tree_walk, "quietly", full)
+    with pytest.raises(OSError, match="too many open files"):
+        list(packed(folder.results / "out"))
+    with pytest.raises(OSError, match="too many open files"):
+        trees.copy(folder.results / "out", folder.path / "copy")
 
 
 def test_outputs_have_one_limit_together(folder: ExecutionFolder) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +19,7 @@ from wasmsr import Node
 from wasmsr.jobs.servers import server_execution
 from wasmsr.jobs.servers.server_execution import ServerExecution
 from wasmsr.jobs.servers.server_executor import ServerExecutor
-from wasmsr.node.failures import NodeAway
+from wasmsr.node.failures import NodeAway, NodeBusy
 
 pytestmark = pytest.mark.full
 
@@ -92,6 +93,31 @@ def test_a_server_that_does_not_come_back_with_them(
         assert "its outputs are on a server" in result.error and result.exit_code == 1
         assert executor.describe("a").state == "failed"
         assert kept(here), "they are there still"
+
+
+@pytest.mark.parametrize("kind", ["busy", "late"])
+def test_a_server_that_answers_is_waited_for(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It sends files to others, or was lost only after it had sent for long."""
+    monkeypatch.setattr(server_execution, "GAP_SECONDS", 0.2)
+    asked: list[float] = []
+
+    class Slow(Submitting):
+        def carried(self, program: str, mount: str, file: IO[bytes]) -> Any:
+            asked.append(time.monotonic())
+            if kind == "busy" and asked[-1] - asked[0] < 1:
+                raise NodeBusy("too many calls at once")
+            if kind == "late" and len(asked) == 1:
+                time.sleep(0.4)
+                raise NodeAway("the connection was lost")
+            return self._node.carried(program, mount, file)
+
+    with ServerExecutor(tmp_path / "shared", Slow, [here.address]) as executor:
+        assert executor.run(counting(tmp_path, "a", lines=50)).error == ""
+        out = executor.folder / "a" / "results" / "out"
+        assert (out / "numbers").read_bytes() == numbers(50)
+        assert len(asked) >= 2
 
 
 def test_more_than_the_disk_of_the_request(here: Here, tmp_path: Path) -> None:

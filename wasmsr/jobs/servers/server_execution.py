@@ -357,7 +357,7 @@ class ServerExecution(SteeredExecution):
         """
         outputs = [(one.name, f"/{path}") for one, path in self.prepared.files.outputs]
         most = self.prepared.request.resources.disk or OUTPUT_BYTES
-        since = time.monotonic()
+        away = 0.0
         while outputs and not self._noted.fetched:
             if self._left:
                 return None
@@ -366,8 +366,12 @@ class ServerExecution(SteeredExecution):
                 fetch_outputs(self.folder, outputs, most, fetch)
                 self._renote(fetched=True)  # before they are removed there
                 self._drop_outputs(found.program)
-            except (NodeAway, NodeBusy) as error:
-                if time.monotonic() - since >= GAP_SECONDS:
+            except NodeBusy:  # it answers, and sends other files: however long that takes
+                away = 0.0
+                time.sleep(AGAIN_SECONDS)
+            except NodeAway as error:
+                away = away or time.monotonic()  # not before: to fetch them may have taken long
+                if time.monotonic() - away >= GAP_SECONDS:
                     return f"its outputs are on a server that cannot be asked: {error.message}"
                 time.sleep(AGAIN_SECONDS)
             except SubmissionRefused:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from wasmsr.errors import WasiConfigError, printable
 from wasmsr.executor.output.frames import FRAMES_FILE
@@ -87,6 +86,8 @@ def fetch_outputs(
         OSError: They cannot be written.
     """
     folder.results.mkdir(parents=True, exist_ok=True)
+    for left in folder.path.glob(".outputs-*"):  # by a process that was killed
+        tree_walk.remove(left)
     place = folder.path / f".outputs-{secrets.token_hex(8)}"
     place.mkdir(mode=0o700)
     try:
@@ -95,7 +96,8 @@ def fetch_outputs(
             fresh[name] = place / str(number)
             fresh[name].mkdir()
             with tempfile.NamedTemporaryFile(dir=place) as packed:
-                fetch(path, packed)
+                taken: Any = _FileWithin(packed, name, limit)
+                fetch(path, taken)
                 packed.flush()
                 limit -= _unpacked(name, Path(packed.name), fresh[name], limit)
         for name, made in fresh.items():
@@ -105,40 +107,56 @@ def fetch_outputs(
         tree_walk.remove(place)
 
 
+class _FileWithin:
+    """A file that takes no more than the archive of an output may have.
+
+    A program can make a file of any size that takes no room where it is, and a server can send
+    without end.
+    """
+
+    def __init__(self, file: IO[bytes], name: str, limit: int) -> None:
+        self._file, self._name, self._limit = file, name, limit
+        self._left = limit + OUTPUT_FILES * archives.OVERHEAD
+
+    def write(self, data: bytes) -> int:
+        """Write the next bytes. Raises JobError or OSError."""
+        self._left -= len(data)
+        if self._left < 0:
+            raise _not_taken(self._name, f"it holds more than {self._limit} bytes")
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        """Return how many bytes were written."""
+        return self._file.tell()
+
+    def flush(self) -> None:
+        """Write what is not written yet. Raises OSError."""
+        self._file.flush()
+
+
+def _not_taken(name: str, cause: str) -> JobError:
+    return JobError(
+        "FilesystemError",
+        f"the output {printable(name)} cannot be taken from its server: {cause}",
+        hint="Resources.Disk limits what outputs hold",
+    )
+
+
 def _unpacked(name: str, packed: Path, place: Path, limit: int) -> int:
     """Unpack an output, durably; return how many bytes it has. Raises JobError or OSError."""
-    size = 0
-
-    def sync(parts: tuple[bytes, ...], directory: int, status: os.stat_result) -> None:
-        nonlocal size
-        if stat.S_ISREG(status.st_mode):
-            size += status.st_size
-            with tree_walk.opened(directory, parts[-1]) as file:
-                os.fsync(file.fileno())
-        elif stat.S_ISDIR(status.st_mode):
-            below = tree_walk.quietly(directory, parts[-1])
-            try:
-                os.fsync(below)
-            finally:
-                os.close(below)
-
+    if not archives.is_tar(packed):
+        raise _not_taken(name, "what it sends is no tar file")
     try:
         archives.measure(packed, limit, OUTPUT_FILES)
         root = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             archives.unpack(packed, root, limit, OUTPUT_FILES)
-            tree_walk.each(root, sync)
-            os.fsync(root)
+            return tree_walk.sync(root)
         finally:
             os.close(root)
     except WasiConfigError as error:
         cause = error.message.replace(f"the archive {packed}", "it").replace(str(packed), "it")
-        raise JobError(
-            "FilesystemError",
-            f"the output {printable(name)} cannot be taken from its server: {cause}",
-            hint="Resources.Disk limits what outputs hold",
-        ) from None
-    return size
+        raise _not_taken(name, cause) from None
 
 
 def _replace(target: Path, made: Path, aside: Path) -> None:

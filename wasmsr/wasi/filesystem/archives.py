@@ -76,6 +76,22 @@ def digest(path: Path) -> bytes:
     return found.digest()
 
 
+def is_tar(path: Path) -> bool:
+    """Return whether a file is a plain tar file: no other archive, and not compressed.
+
+    Of a zip file all names are read at once, so whoever expects none from a stranger asks first.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with open(path, "rb") as file:
+        try:
+            bounded_tar(file, PIECE).close()
+        except (*_DAMAGED, RecursionError):  # headers of headers of headers
+            return False
+    return True
+
+
 def measure(path: Path, limit: int, entries: int | None = None) -> int:
     """Return about how many bytes the archive takes when it is unpacked. Unpacks nothing.
 

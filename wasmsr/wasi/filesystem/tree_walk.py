@@ -181,9 +181,11 @@ def each(root: int, take: Take) -> None:
     """Call `take` for all files, folders and links below an open folder, folders first.
 
     Raises:
-        OSError: Something cannot be read.
+        OSError: Something cannot be read. A folder that cannot be opened is named when all that can
+            be read was taken: nobody is to think that it was empty.
     """
     parts: list[bytes] = []
+    failed: list[OSError] = []
 
     def visit(directory: int) -> list[bytes]:
         below = []
@@ -196,7 +198,11 @@ def each(root: int, take: Take) -> None:
         return below[::-1]
 
     def enter(directory: int, name: bytes) -> int:
-        found = quietly(directory, name)
+        try:
+            found = quietly(directory, name)
+        except OSError as error:
+            failed.append(error)
+            raise
         parts.append(name)
         return found
 
@@ -204,6 +210,34 @@ def each(root: int, take: Take) -> None:
         parts.pop()
 
     walk(root, visit, enter, left)
+    if failed:
+        raise failed[0]
+
+
+def sync(root: int) -> int:
+    """Have all that is below an open folder on the disk; return how many bytes its files have.
+
+    Raises:
+        OSError: Something cannot be read or written.
+    """
+    size = 0
+
+    def take(parts: tuple[bytes, ...], directory: int, status: os.stat_result) -> None:
+        nonlocal size
+        if stat.S_ISREG(status.st_mode):
+            size += status.st_size
+            with opened(directory, parts[-1]) as file:
+                os.fsync(file.fileno())
+        elif stat.S_ISDIR(status.st_mode):
+            below = quietly(directory, parts[-1])
+            try:
+                os.fsync(below)
+            finally:
+                os.close(below)
+
+    each(root, take)
+    os.fsync(root)
+    return size
 
 
 def opened(directory: int, name: bytes) -> IO[bytes]:
