@@ -24,6 +24,8 @@ from wasmsr.wasi.filesystem.mounts import Mount
 PIECE: Final = 1 << 20
 """Bytes of a piece at most."""
 
+_TREE: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 def carried_mounts(spec: Mapping[str, Any]) -> list[str]:
     """Return the paths of the mounts of a run whose files are in a folder of the node."""
@@ -75,14 +77,32 @@ def keep_carried(spec: Mapping[str, Any], folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+def sync_carried(spec: Mapping[str, Any], folder: Path) -> None:
+    """Have the files of all carried mounts of a run on the disk.
+
+    Args:
+        spec: The run.
+        folder: The folder of the program's carried trees.
+
+    Raises:
+        OSError: They cannot be read or written.
+    """
+    for mount in carried_mounts(spec):
+        with suppress(FileNotFoundError):
+            root = os.open(folder / folder_name(mount), _TREE)
+            try:
+                tree_walk.sync(root)
+            finally:
+                os.close(root)
+
+
 def packed(tree: Path) -> Iterator[bytes]:
     """Yield a folder as a tar file, in pieces. What the program has put there is not followed.
 
     Raises:
         OSError: It cannot be read.
     """
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    root = os.open(tree, flags)
+    root = os.open(tree, _TREE)
     reader, writer = os.pipe()
     errors: list[BaseException] = []
 
@@ -112,4 +132,4 @@ def packed(tree: Path) -> Iterator[bytes]:
         raise errors[0]
 
 
-__all__ = ["carried_mounts", "carried_tree", "keep_carried", "packed"]
+__all__ = ["carried_mounts", "carried_tree", "keep_carried", "packed", "sync_carried"]

@@ -68,6 +68,14 @@ class CarriedTrees:
             path.rename(aside)
         return path
 
+    def forget_bases(self, program: bytes) -> None:
+        """Forget how the trees of a program were when it left.
+
+        It is for one that does not come back as it left: it begins here, or goes on from a state
+        that has all of its files. What is in the folders then is of an earlier life.
+        """
+        (self._of(program) / BASE).unlink(missing_ok=True)
+
     def owns(self, program: bytes, path: Path) -> bool:
         """Return whether `path` is a folder of this program here."""
         return self._of(program) in path.parents

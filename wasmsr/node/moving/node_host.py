@@ -20,7 +20,6 @@ from wasmsr.executor.output.rings import RingLog, cut_ring, ring_bounds
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.interp.instruction_set.features import chosen
 from wasmsr.interp.modules.ahead import CalledFunctions
-from wasmsr.migrate.files.carried_trees import CarriedTrees
 from wasmsr.migrate.hosting import offers
 from wasmsr.migrate.ports import Buffer, Relays
 from wasmsr.migrate.protocol import (
@@ -114,7 +113,6 @@ class NodeHost:
 
     def __init__(self, place: NodePlace) -> None:
         self._place = place
-        self._belongings = CarriedTrees(place.folder.carried)
         self._lock = threading.Lock()
         self._coming: dict[bytes, ComingProgram] = {}
         self._restore_seconds: dict[bytes, float] = {}
@@ -168,8 +166,12 @@ class NodeHost:
             raise ModuleError(str(error)) from error
 
     def held(self, program: bytes) -> tuple[bytes, ...]:
-        """Return digests of the pieces of files that are here since the program was."""
-        return self._belongings.held(program)
+        """Return nothing: all pieces of files are in the state that comes.
+
+        The program goes on from that state if its worker is lost before a checkpoint is written.
+        By then it may have overwritten what is here since it left.
+        """
+        return ()
 
     def known(self, program: bytes) -> int:
         """Return 0: no image is kept."""

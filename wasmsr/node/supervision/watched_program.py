@@ -22,7 +22,8 @@ from wasmsr.executor.output.rings import cut_ring, ring_bounds
 from wasmsr.executor.port import ExecutorError, ProgramStatus
 from wasmsr.executor.process import ProcessExecutor
 from wasmsr.migrate.decisions.leased_movable import LeasedMovable
-from wasmsr.node.carried_files import carried_tree, keep_carried, packed
+from wasmsr.migrate.files.carried_trees import CarriedTrees
+from wasmsr.node.carried_files import carried_tree, keep_carried, packed, sync_carried
 from wasmsr.node.failures import NodeError
 from wasmsr.node.moving.restoring import PIECE, restore_file
 from wasmsr.node.supervision.leased_stay import LeasedStay
@@ -139,6 +140,7 @@ class WatchedProgram(LeasedStay):
                 with open(parked[3], "rb") as file:
                     executor.adopt(file.fileno(), record.spec, program=self.id, streams=streams)
             elif received is not None:
+                CarriedTrees(self.folder.carried).forget_bases(self.id)
                 with open(received, "rb", buffering=0) as file:
                     restore_file(executor, record, iter(partial(file.read, PIECE), b""))
             else:
@@ -191,6 +193,7 @@ class WatchedProgram(LeasedStay):
             left = folder.workers / f"{record.program}.result"
             if left.exists():
                 status = ProgramStatus(**json.loads(left.read_bytes()[:LARGEST_RESULT]))
+                self._sync_carried()
                 self._end(status)
                 return
         left = folder.workers / f"{record.program}.snapshot"
@@ -203,6 +206,7 @@ class WatchedProgram(LeasedStay):
 
     def _watch(self, executor: ProcessExecutor) -> None:
         """Wait for the end of the program or of its worker, and write checkpoints."""
+        synced = False
         try:
             while self._executor is executor:
                 wait = min(LONG_WAIT, max(0.0, self._next - time.monotonic()))
@@ -215,6 +219,9 @@ class WatchedProgram(LeasedStay):
                     self._lose_lease(leased)
                 elif status.ending:
                     self._still.wait()  # a move that is under way sees it too
+                    if not synced:
+                        self._sync_carried()
+                        synced = True
                     if self.record.lease is not None and not self._settle_end(leased):
                         self._news.wait(LOOK_SECONDS)
                         self._news.clear()
@@ -310,6 +317,16 @@ class WatchedProgram(LeasedStay):
         shutil.rmtree(self.folder.temporary, ignore_errors=True)
 
     # ---- carried files ---------------------------------------------------------------------------
+
+    def _sync_carried(self) -> None:
+        """Have the files of a program on the disk that has ended, before anybody hears of its end.
+
+        After a loss of power they would else be shorter than the program has made them.
+        """
+        try:
+            sync_carried(self.record.spec, self.folder.own_carried)
+        except OSError as error:
+            self._rules.note("trouble", program=self.record.program[:8], error=str(error))
 
     def _keep_carried(self) -> None:
         """Leave nothing of a program that has come to its end but its output and carried files."""

@@ -71,6 +71,9 @@ class MovingExecutor(LocalExecutor):
     def _grants(self, run: RunSpec, program: bytes, streams: Sequence[Any]) -> HostGrants:
         """Return what this host gives; a carried tree without a folder gets one that stays."""
         grants = super()._grants(run, program, streams)
+        if any(map(_is_homeless, grants.mounts)):
+            # It begins, or goes on from a state with all of its files.
+            self._belongings.forget_bases(program)
 
         def folder(guest: str) -> Path:
             place = self._belongings.place(program, guest)
