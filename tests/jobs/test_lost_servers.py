@@ -16,7 +16,7 @@ from wasmsr.jobs import JobError, LogFrame
 from wasmsr.jobs.executor import JobExecutor, StillRuns
 from wasmsr.jobs.servers import server_execution
 from wasmsr.jobs.servers.server_executor import ServerExecutor
-from wasmsr.node.failures import NodeAway
+from wasmsr.node.failures import NodeAway, SubmissionRefused
 from wasmsr.node.supervision.program_record import ProgramStanding
 
 pytestmark = pytest.mark.full
@@ -236,7 +236,7 @@ def test_what_no_server_shows_at_first_is_waited_for(
 
         thread = threading.Thread(target=recover)
         thread.start()
-        until(lambda: thread.is_alive() and asked)
+        until(lambda: "a" in executor._executions and asked)
         return thread
 
     with ServerExecutor(tmp_path / "shared", Node, [here.address]) as first:
@@ -251,11 +251,13 @@ def test_what_no_server_shows_at_first_is_waited_for(
 
     here.supervisor.programs = none  # type: ignore[method-assign]
     errors: list[JobError] = []
+    monkeypatch.setattr(server_execution, "GONE_SECONDS", 2.0)
     with ServerExecutor(tmp_path / "shared", Node, [here.address]) as second:
         thread = recovered(second, errors)
         second.cancel("a")
         thread.join(60)
         assert errors[0].code == "ExecutionAlreadyCancelled"
+    monkeypatch.setattr(server_execution, "GONE_SECONDS", 60.0)
     with ServerExecutor(tmp_path / "shared", Node, [here.address]) as third:
         thread = recovered(third, errors)
         del here.supervisor.programs
@@ -268,5 +270,49 @@ def test_what_no_server_shows_at_first_is_waited_for(
         with pytest.raises(JobError, match="no server has the execution") as caught:
             fourth.recover(given)
         assert caught.value.code == "ExecutionNotFound"
-    here.supervisor.programs = programs  # type: ignore[method-assign]
+    monkeypatch.setattr(server_execution, "GONE_SECONDS", 60.0)
+    with ServerExecutor(tmp_path / "shared", Node, [here.address]) as fifth:
+        thread = recovered(fifth, errors)
+        fifth.cancel("a")  # what shows itself after that is ended: nobody else would end it
+        here.supervisor.programs = programs  # type: ignore[method-assign]
+        thread.join(60)
+        assert fifth.wait("a", 60).error == "cancelled" and len(errors) == 1
+        assert [one.standing for one in here.node.ps()] == ["killed"]
+    here.end()
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_what_is_cancelled_as_it_is_sent_is_ended(tmp_path: Path, taken: bool) -> None:
+    """If the server does not take it, its id is free, and not cancelled in advance."""
+    (tmp_path / "node").mkdir()
+    here = Here(tmp_path / "node")
+    asked, answer, errors = threading.Event(), threading.Event(), list[JobError]()
+
+    class Slow(Losing):
+        def submit(self, *values: Any, **named: Any) -> Any:
+            asked.set()
+            assert answer.wait(60)
+            if not taken and not errors:
+                raise SubmissionRefused("not this one")
+            return self._node.submit(*values, **named)
+
+    def start() -> None:
+        try:
+            executor.start(until_stopped(tmp_path, "a", slow=1000))
+        except JobError as error:
+            errors.append(error)
+
+    with ServerExecutor(tmp_path / "shared", Slow, [here.address]) as executor:
+        thread = threading.Thread(target=start)
+        thread.start()
+        assert asked.wait(60)
+        executor.cancel("a")
+        answer.set()
+        thread.join(60)
+        if taken:
+            assert executor.wait("a", 60).error == "cancelled"
+            assert [one.standing for one in here.node.ps()] == ["killed"]
+        else:
+            assert "not this one" in errors[0].message
+            assert executor.run(counting(tmp_path, "a", lines=50)).error == ""
     here.end()

@@ -121,6 +121,24 @@ class ServerExecutor(JobExecutor):
         self._servers.close()
         return {}
 
+    def _enter(self, request: ExecutionRequest, begin: Callable[[], Any]) -> Any:
+        """Begin an execution; one that was cancelled meanwhile is ended. Raises JobError."""
+        id = request.execution_id
+
+        def begun() -> Any:
+            try:
+                return begin()
+            except BaseException:
+                self._unwanted.discard(id)
+                raise
+
+        made = super()._enter(request, begun)
+        if id in self._unwanted:  # nobody adds it any more
+            self._unwanted.discard(id)
+            with suppress(WasmsrError):
+                made.cancel()
+        return made
+
     def _begin(self, request: ExecutionRequest) -> Any:
         folder = self._checker.folder(request)
         memory_pages(request.resources.memory)
@@ -222,17 +240,14 @@ class ServerExecutor(JobExecutor):
                 with suppress(JobError):  # a server that Ray has lost may still run it
                     execution.take(self._placement.reserve(request, at=execution.server))
         execution.again(self._lease)
-        if execution.id in self._unwanted:  # it was cancelled as it was looked for
-            self._unwanted.discard(execution.id)
-            with suppress(WasmsrError):
-                execution.cancel()
         return execution
 
     def _found(self, execution: ServerExecution, noted: ServerNote) -> Place:
         """Return where an execution is that another process has begun.
 
         If no server shows it, one may have the question for it still before it, or workers of a
-        folder that it has lost. They are given as much time as while an execution is watched.
+        folder that it has lost. They are given as much time as while an execution is watched, also
+        if it was cancelled: what shows itself is ended.
 
         Raises:
             NodeAway: A server that may have it cannot be asked.
@@ -245,10 +260,9 @@ class ServerExecutor(JobExecutor):
         while (found := self._servers.find(execution.name, noted.replaced)) is None:
             if self._left:
                 raise ExecutorLeft(f"the executor of the execution {printable(id)} was ended")
-            if id in self._unwanted:
-                self._unwanted.discard(id)
-                raise _cancelled(id)
             if time.monotonic() >= end:
+                if id in self._unwanted:
+                    raise _cancelled(id)
                 raise JobError("ExecutionNotFound", f"no server has the execution {printable(id)}")
             time.sleep(server_execution.AGAIN_SECONDS)
         return found
@@ -266,8 +280,6 @@ class ServerExecutor(JobExecutor):
             if self._left:
                 raise ExecutorLeft(error.message) from None
             raise _cancelled(id) from None
-        finally:
-            self._unwanted.discard(id)
 
     def _terms(self) -> Mapping[str, Any] | None:
         """Return the terms of leases; all servers may take over, if nobody says which.
