@@ -134,6 +134,27 @@ def test_it_is_sent_saved_and_goes_on(here: Here, tmp_path: Path) -> None:
         other.end()
 
 
+def test_a_node_whose_folder_was_moved(tmp_path: Path) -> None:
+    """Its programs find their modules where they are now."""
+    (tmp_path / "steps.wasm").write_bytes(STEPS)
+    (tmp_path / "main.wasm").write_bytes(counter(400, 10))
+    (tmp_path / "first").mkdir()
+    first = Here(tmp_path / "first")
+    program = first.node.submit(
+        tmp_path / "main.wasm", {"preload": [f"steps={tmp_path}/steps.wasm"]}
+    )
+    until(lambda: printed(first.node, program))
+    first.node.checkpoint(program.program)
+    first.end()
+    (tmp_path / "first").rename(tmp_path / "second")
+    second = Here(tmp_path / "second")
+    try:
+        second.node.resume(program.program)
+        assert printed(second.node, program, follow=True) == lines(0, 400)
+    finally:
+        second.end()
+
+
 def test_modules_that_no_program_has_are_removed(here: Here, tmp_path: Path) -> None:
     with pytest.raises(errors.LinkError):
         given = {"preload": [f"other={DIGEST}"]}

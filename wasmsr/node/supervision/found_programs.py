@@ -15,8 +15,8 @@ from wasmsr.node.supervision.node_folder import NodeFolder, ProgramFolder
 from wasmsr.node.supervision.node_program import NodeProgram
 from wasmsr.node.supervision.noted_program import ProgramRules
 from wasmsr.node.supervision.program_record import MovedTo, ProgramRecord, ProgramStanding
-from wasmsr.node.supervision.submissions import all_modules
-from wasmsr.runspec.run_spec import RunSpec
+from wasmsr.node.supervision.submissions import noted_modules, placed_again
+from wasmsr.runspec.run_spec import SpecError
 
 ADOPT_SECONDS = 10.0
 """How long an old worker may take to say hello; it pauses its program first."""
@@ -58,7 +58,8 @@ class FoundPrograms:
                 continue
             try:
                 record = ProgramRecord.read(place.record)
-            except (NodeError, OSError) as error:
+                record.spec = placed_again(record.spec, self._folder.module)
+            except (NodeError, OSError, SpecError) as error:
                 self._show_unreadable(place, str(error))
                 continue
             stays.setdefault(record.program, []).append((record, place))
@@ -76,7 +77,7 @@ class FoundPrograms:
             list(pool.map(self._recover_one, found))
         if not self.unreadable:  # their modules are not known
             records = [one.record for one in self.programs.values()]
-            modules = [all_modules(one.digest, RunSpec.read(one.spec)) for one in records]
+            modules = [noted_modules(one.digest, one.spec) for one in records]
             self._folder.remove_modules(
                 {digest for found in modules for digest in found}
                 | {one.snapshot for one in records}

@@ -30,7 +30,6 @@ SUFFIX = ".wasm"
 LIMITS = frozenset(("memory", "fuel", "carried"))
 """The same of the group `limits`."""
 
-
 LINKED = MODULES - 1
 """Most modules of a program besides its own."""
 
@@ -66,6 +65,26 @@ def placed(digest: str, run: RunSpec, module: Callable[[str], Path]) -> dict[str
     return {**found, "preload": linked} if linked else found
 
 
+def placed_again(spec: Mapping[str, Any], module: Callable[[str], Path]) -> dict[str, Any]:
+    """Return a run that a node has noted, with the files of its modules where they are now.
+
+    The folder of a node that is not running can be moved.
+    """
+    linked = linked_modules(_linking(spec))
+    found = [f"{name}={module(one)}" for name, one in linked]
+    return {**spec, "preload": found} if found else dict(spec)
+
+
+def noted_modules(digest: str, spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the digests of the modules of a program, of whose run a node has noted `spec`."""
+    return all_modules(digest, _linking(spec))
+
+
+def _linking(spec: Mapping[str, Any]) -> RunSpec:
+    """Return the modules of a noted run. Raises SpecError."""
+    return RunSpec.read({"preload": list(spec.get("preload") or ())})
+
+
 def unplaced(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return what callers may set of a run that a node has noted, as they say it."""
     found = {name: value for name, value in spec.items() if name in TAKEN}
@@ -73,8 +92,7 @@ def unplaced(spec: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(limits, Mapping):
         found["limits"] = {name: value for name, value in limits.items() if name in LIMITS}
     if found.get("preload"):
-        linked = linked_modules(RunSpec.read({"preload": found["preload"]}))
-        found["preload"] = [f"{name}={one}" for name, one in linked]
+        found["preload"] = [f"{name}={one}" for name, one in linked_modules(_linking(found))]
     return found
 
 
@@ -113,4 +131,13 @@ def checked_run(spec: Mapping[str, Any]) -> RunSpec:
     return run
 
 
-__all__ = ["TAKEN", "all_modules", "checked_run", "linked_modules", "placed", "unplaced"]
+__all__ = [
+    "TAKEN",
+    "all_modules",
+    "checked_run",
+    "linked_modules",
+    "noted_modules",
+    "placed",
+    "placed_again",
+    "unplaced",
+]
