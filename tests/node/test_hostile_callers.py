@@ -275,6 +275,9 @@ def test_a_caller_that_takes_nothing_of_a_file(monkeypatch: pytest.MonkeyPatch) 
     assert cancelled.wait(30)
     replies.close()
     assert closed == ["the file"]
-    quick = gate.send(file(), SimpleNamespace(cancel=lambda: pytest.fail("it took both")))
+    monkeypatch.setattr(channel, "STALL_SECONDS", 60)
+    late = threading.Event()
+    quick = gate.send(file(), SimpleNamespace(cancel=late.set))
     assert list(quick) == [b"first", b"second"]
+    assert not late.is_set() and not gate._waiting, "nobody waits for it any more"
     gate.close()

@@ -38,6 +38,9 @@ class KeptSnapshots:
     @contextmanager
     def using(self, digest: str) -> Iterator[None]:
         """Keep a snapshot as long as the block lasts; "" is none."""
+        if not digest:  # it does not wait for files that are removed
+            yield
+            return
         with self._lock:
             self._used[digest] += 1
         try:
@@ -46,8 +49,7 @@ class KeptSnapshots:
             with self._lock:
                 self._used[digest] -= 1
                 self._used += Counter()  # without those that nobody uses
-                if digest:
-                    self._folder.trim_snapshots({*self._used, *self._needed()}, UNUSED)
+                self._folder.trim_snapshots({*self._used, *self._needed()}, UNUSED)
 
     def take(self, digest: str, pieces: Iterable[bytes]) -> None:
         """Take the snapshot that was named, unless nothing of it comes.
